@@ -1,0 +1,128 @@
+"""The `penstock` command: its sub-commands, loaded when they are called, and how errors reach people.
+
+Imports as little as it can; commands live in modules of their own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from penstock import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OK = 0
+FAILED = 1
+USAGE = 2
+ERROR = 3
+CANCELLED = 130
+"""Exit codes; 130 is what shells give for Ctrl-C."""
+
+COMMANDS = {
+    "run": ("penstock.cli.run", "Run a pipeline here and now, without a cluster."),
+    "lint": ("penstock.cli.lint", "Check manifests and say all that is wrong with them."),
+    "graph": ("penstock.cli.graph", "Draw the graph of a pipeline as text or Mermaid."),
+    "schema": ("penstock.cli.schema", "Print the JSON Schema of manifests, for editors."),
+}
+"""Name to module (whose `command` is called) and one line of help."""
+
+EPILOG = """\b
+Exit codes:
+  0    Succeeded
+  1    Failed: the user's code or input went wrong
+  2    wrong usage, or a manifest or an input that is not right
+  3    Error: the platform went wrong (no space, no such runner)
+  130  cancelled with Ctrl-C
+
+Documentation: docs/README.md of the repository."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command with this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        if not isinstance(command, click.Command):
+            raise TypeError(cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands for `--help`, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a suggestion for a misspelt command."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib  # noqa: PLC0415 - only for this message
+
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            hint = f' Did you mean "{near[0]}"?' if near else f" There are: {', '.join(COMMANDS)}."
+            ctx.fail(f'No such command "{name}".{hint}')
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="penstock")
+@click.option("--debug", is_flag=True, help="Show the traceback of an internal error.")
+def cli(debug: bool) -> None:
+    """Pipelines of containers: written as YAML, run on a laptop or on Kubernetes."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code. Errors are one paragraph on standard error, never a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        result: Any = cli.main(args=arguments, prog_name="penstock", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else OK)
+    except click.exceptions.Abort:
+        complain("stopped")
+        sys.exit(CANCELLED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(USAGE)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(OK)
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        sys.exit(_explain(error))
+
+
+def _explain(error: Exception) -> int:
+    """Tell people about an error; returns the exit code."""
+    from penstock.api.problems import InvalidManifest  # noqa: PLC0415
+
+    if isinstance(error, InvalidManifest):
+        complain(str(error))
+        return USAGE
+    from penstock.controller.ports import Halt, Transient  # noqa: PLC0415
+    from penstock.local.home import LocalError  # noqa: PLC0415
+
+    if isinstance(error, LocalError | Halt | Transient):
+        complain(str(error))
+        return ERROR
+    text = f"{type(error).__name__}: {error}"
+    complain(f"internal error, please report it with the output of the same command with --debug ({text})")
+    return ERROR
+
+
+def complain(message: str) -> None:
+    """One error for people."""
+    click.echo(f"penstock: {message}", err=True)

@@ -1,0 +1,262 @@
+"""The reconcile loop: take a dirty key, gather what is known, decide, apply, look again when it is time.
+
+The controller keeps each live execution's state between passes, so that a pass costs what has changed. Whenever a plan
+could not be carried out as a whole, that state is dropped and loaded again: a restart at any point changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from penstock.api.problems import InvalidManifest
+from penstock.controller.ports import (
+    Attempts,
+    CacheStore,
+    Clock,
+    Conflict,
+    Executions,
+    Halt,
+    Loaded,
+    Transient,
+)
+from penstock.controller.queue import DirtyQueue
+from penstock.engine.compile import CompiledPipeline, compile_pipeline
+from penstock.engine.decide import Snapshot, decide
+from penstock.engine.reasons import Reason
+from penstock.engine.state import ExecutionState
+from penstock.engine.status import load
+from penstock.engine.types import CacheEntry, Limits, Observation, Plan, Request, StartAttempt, StopAttempt, TaskId
+
+log = logging.getLogger(__name__)
+
+_BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds to wait after the first, second, … failed pass in a row."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A live execution between passes, with what has not been written yet because it is not urgent."""
+
+    state: ExecutionState
+    request: Request
+    head: bool = False
+    steps: dict[str, None] = field(default_factory=dict)
+    tasks: dict[TaskId, None] = field(default_factory=dict)
+    flush_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one pass is to do, gathered over the rounds that cache look-ups need."""
+
+    starts: list[StartAttempt] = field(default_factory=list)
+    stops: list[StopAttempt] = field(default_factory=list)
+    remember: list[CacheEntry] = field(default_factory=list)
+    changed: dict[TaskId, None] = field(default_factory=dict)
+    urgent: bool = False
+    plan: Plan = field(default_factory=Plan)
+
+
+class Controller:
+    """Brings executions forward.
+
+    Args:
+        executions: where executions are stored.
+        attempts: what runs attempts.
+        cache: earlier successes.
+        clock: time.
+        limits: bounds that hold for every execution.
+        quiet_seconds: how long a change that is not worth a write of its own may wait for one.
+        workers: how many executions are worked on at once.
+        on_pass: called after each pass of an execution with its key, its state and the records that changed.
+        on_finished: called once for each execution that has finished, after its status was written.
+        on_trouble: called when a pass failed and will be repeated, with the key and what to tell people.
+    """
+
+    def __init__(
+        self,
+        *,
+        executions: Executions,
+        attempts: Attempts,
+        cache: CacheStore,
+        clock: Clock,
+        limits: Limits | None = None,
+        quiet_seconds: float = 2.0,
+        workers: int = 8,
+        on_pass: Callable[[str, ExecutionState, Sequence[TaskId]], None] | None = None,
+        on_finished: Callable[[str], None] | None = None,
+        on_trouble: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.executions = executions
+        self.attempts = attempts
+        self.cache = cache
+        self.clock = clock
+        self.limits = limits or Limits()
+        self.quiet_seconds = quiet_seconds
+        self.workers = workers
+        self.queue = DirtyQueue(clock.now)
+        self._held: dict[str, Held] = {}
+        self._compiled: dict[str, CompiledPipeline] = {}
+        self._failures: dict[str, int] = {}
+        self._on_pass = on_pass
+        self._on_finished = on_finished
+        self._on_trouble = on_trouble
+
+    def mark(self, key: str) -> None:
+        """Something may have happened to an execution: look at it."""
+        self.queue.add(key)
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        Raises:
+            Halt: nothing can go on until a person has done something.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.workers):
+                    group.create_task(self._work())
+        except* Halt as halts:
+            raise halts.exceptions[0] from None
+        finally:
+            self.queue.close()
+
+    async def _work(self) -> None:
+        while True:
+            key = await self.queue.get()
+            try:
+                await self._guarded(key)
+            finally:
+                self.queue.done(key)
+
+    async def _guarded(self, key: str) -> None:
+        """One pass, with what to do if it fails."""
+        try:
+            await self.reconcile(key)
+        except Halt:
+            raise
+        except Conflict:
+            self._held.pop(key, None)
+            self.queue.add(key)
+        except Transient as error:
+            self._again_later(key, str(error), error.delay)
+        except Exception as error:
+            # A bug, or an adapter that did not wrap an error. The execution must not be lost for it.
+            if self._failures.get(key, 0) == 0:
+                log.exception("pass over execution %s failed; it will be tried again", key)
+            self._again_later(key, f"{type(error).__name__}: {error}", None)
+        else:
+            self._failures.pop(key, None)
+
+    def _again_later(self, key: str, message: str, delay: float | None) -> None:
+        self._held.pop(key, None)
+        count = self._failures.get(key, 0)
+        self._failures[key] = count + 1
+        wait = _BACKOFF[min(count, len(_BACKOFF) - 1)] if delay is None else delay
+        if self._on_trouble is not None:
+            self._on_trouble(key, message)
+        self.queue.add_at(key, self.clock.now() + wait)
+
+    async def reconcile(self, key: str) -> None:
+        """One pass over one execution: gather, decide, apply."""
+        gathered = await self._gather(key)
+        if gathered is None:
+            self._forget(key)
+            return
+        held, observations = gathered
+        work = await self._decide(held, observations)
+        await self._apply(key, held, work)
+        if self._on_pass is not None:
+            self._on_pass(key, held.state, list(work.changed))
+        if work.plan.finished:
+            await self.attempts.forget(key)
+            self._forget(key)
+            if self._on_finished is not None:
+                self._on_finished(key)
+            return
+        self._schedule(key, held, work.plan)
+
+    def _schedule(self, key: str, held: Held, plan: Plan) -> None:
+        times = [at for at in (plan.wake_at, held.flush_at) if at is not None]
+        if times:
+            self.queue.add_at(key, min(times))
+
+    def _forget(self, key: str) -> None:
+        self._held.pop(key, None)
+        self._failures.pop(key, None)
+        self.queue.forget(key)
+
+    async def _gather(self, key: str) -> tuple[Held, list[Observation]] | None:
+        held = self._held.get(key)
+        if held is not None:
+            request = await self.executions.request(key)
+            if request is None:
+                return None
+            held.request = request
+            return held, list(self.attempts.news(key))
+        loaded = await self.executions.load(key)
+        if loaded is None:
+            return None
+        try:
+            compiled = self._compile(loaded)
+        except InvalidManifest as error:
+            await self.executions.refuse(key, str(Reason.INVALID_PIPELINE), str(error))
+            if self._on_finished is not None:
+                self._on_finished(key)
+            return None
+        state = load(compiled, loaded.identity, loaded.status, self.limits, loaded.code)
+        held = Held(state, loaded.request)
+        observations = [] if state.head.phase.finished else await self.attempts.recover(key, state.expected())
+        self._held[key] = held
+        return held, list(observations)
+
+    def _compile(self, loaded: Loaded) -> CompiledPipeline:
+        """The compiled revision; revisions are immutable, so it is compiled once."""
+        compiled = self._compiled.get(loaded.revision)
+        if compiled is None or (compiled.spec is not loaded.pipeline and compiled.spec != loaded.pipeline):
+            compiled = compile_pipeline(loaded.pipeline)
+            if loaded.revision:
+                self._compiled[loaded.revision] = compiled
+        return compiled
+
+    async def _decide(self, held: Held, observations: list[Observation]) -> _Work:
+        """Decide, looking up cache entries as they are asked for. News is folded in once, rounds add to the plan."""
+        work = _Work()
+        cache: dict[str, CacheEntry | None] = {}
+        while True:
+            plan = decide(Snapshot(held.state, held.request, observations, cache), self.clock.now())
+            observations = []
+            work.plan = plan
+            work.starts += plan.starts
+            work.stops += plan.stops
+            work.remember += plan.remember
+            work.urgent = work.urgent or plan.urgent
+            held.head = held.head or plan.head is not None
+            held.steps |= dict.fromkeys(plan.steps)
+            held.tasks |= dict.fromkeys(plan.tasks)
+            work.changed |= dict.fromkeys(map(TaskId, plan.steps)) | dict.fromkeys(plan.tasks)
+            if not plan.lookups:
+                return work
+            for fingerprint in plan.lookups:
+                cache[fingerprint] = await self.cache.lookup(fingerprint)
+
+    async def _apply(self, key: str, held: Held, work: _Work) -> None:
+        """Starts, one write of the status, stops, cache entries: see `Plan` for why in this order."""
+        for start in work.starts:
+            await self.attempts.start(key, start)
+        unwritten = held.head or bool(held.steps) or bool(held.tasks)
+        now = self.clock.now()
+        if work.urgent or (held.flush_at is not None and now >= held.flush_at):
+            head = held.state.head if held.head else None
+            plan = replace(work.plan, head=head, steps=tuple(held.steps), tasks=tuple(held.tasks))
+            await self.executions.save(key, plan, held.state)
+            held.head, held.steps, held.tasks, held.flush_at = False, {}, {}, None
+        elif unwritten and held.flush_at is None:
+            held.flush_at = now + self.quiet_seconds
+        for stop in work.stops:
+            await self.attempts.stop(key, stop)
+        for entry in work.remember:
+            await self.cache.remember(entry)

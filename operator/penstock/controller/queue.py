@@ -1,0 +1,81 @@
+"""The dirty-key queue: many events about a key make one pass, and one key is never worked on twice at a time.
+
+What is in it may be thought of as "look at this again"; what to do is found out by looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+
+class DirtyQueue:
+    """Keys to look at.
+
+    Args:
+        now: the time, seconds since the epoch.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._waiting: deque[str] = deque()
+        self._dirty: set[str] = set()
+        self._busy: set[str] = set()
+        self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
+        self._wake = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._dirty)
+
+    def add(self, key: str) -> None:
+        """Look at a key as soon as possible; if it is being looked at, once more after that."""
+        if key in self._dirty:
+            return
+        self._dirty.add(key)
+        if key not in self._busy:
+            self._waiting.append(key)
+            self._wake.set()
+
+    def add_at(self, key: str, at: float) -> None:
+        """Look at a key at a time (seconds since the epoch), unless an earlier time is already set."""
+        known = self._timers.get(key)
+        if known is not None:
+            if known[0] <= at:
+                return
+            known[1].cancel()
+        delay = max(0.0, at - self._now())
+        handle = asyncio.get_running_loop().call_later(delay, self._due, key)
+        self._timers[key] = (at, handle)
+
+    def _due(self, key: str) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    async def get(self) -> str:
+        """The next key; call `done` with it afterwards."""
+        while not self._waiting:
+            self._wake.clear()
+            await self._wake.wait()
+        key = self._waiting.popleft()
+        self._dirty.discard(key)
+        self._busy.add(key)
+        return key
+
+    def done(self, key: str) -> None:
+        """A key has been looked at."""
+        self._busy.discard(key)
+        if key in self._dirty:
+            self._waiting.append(key)
+            self._wake.set()
+
+    def forget(self, key: str) -> None:
+        """Nothing more is to be done about a key at a later time."""
+        known = self._timers.pop(key, None)
+        if known is not None:
+            known[1].cancel()
+
+    def close(self) -> None:
+        """Cancel all timers."""
+        for key in list(self._timers):
+            self.forget(key)
