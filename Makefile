@@ -33,11 +33,11 @@ format: $(READY) ## Put the code into shape
 
 generate: $(READY) ## Write crds/ and docs/reference/ from the models
 	@$(BIN)/python -m penstock.api
-	@$(BIN)/python tests/reference.py --write
+	@$(BIN)/python -m penstock.cli.reference
 
 verify: $(READY) ## Fail if generated files are not what `make generate` writes
 	@$(BIN)/python -m penstock.api --check
-	@$(BIN)/python tests/reference.py --check
+	@$(BIN)/python -m penstock.cli.reference --check
 
 bench: $(READY) ## Measure; the figures belong in docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
@@ -59,7 +59,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Penstock needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@

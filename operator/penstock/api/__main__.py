@@ -1,6 +1,7 @@
-"""Writes what is made from the models: `python -m penstock.api --output crds --reference docs/reference/manifests.md`.
+"""Writes what is made from the models: the CustomResourceDefinitions and the page of all fields.
 
-With `--check` it writes nothing, prints how the files differ and exits with 1 if they do.
+Without options it writes, from the root of the repository, all that is committed (`make generate`). With `--check` it
+writes nothing, prints how the files differ and exits with 1 if they do (`make verify`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from penstock.api.crd import KINDS, render
 from penstock.api.reference import manifests
+
+_SOURCE: Final = Path("operator/penstock/api")
+_FOLDERS: Final = (Path("crds"), Path("charts/penstock/crds"))
+_PAGE: Final = Path("docs/reference/manifests.md")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is not up to date")
     options = parser.parse_args(arguments)
     if not options.output and options.reference is None:
-        parser.error("nothing to write: give --output DIR or --reference FILE")
+        if not _SOURCE.is_dir():
+            parser.error(f"there is no {_SOURCE} here: run it in the root of the repository, or give --output DIR")
+        options.output, options.reference = _FOLDERS, _PAGE
     wanted = {folder / f"{of.plural}.yaml": render(kind) for folder in options.output for kind, of in KINDS.items()}
     if options.reference is not None:
         wanted[options.reference] = manifests()

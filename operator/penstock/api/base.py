@@ -6,14 +6,14 @@ Nothing here knows of a particular kind.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.alias_generators import to_camel
 
-GROUP = "penstock.dev"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
+GROUP: Final = "penstock.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = "penstock.dev/v1alpha1"
 
 MAX_STEPS = 10_000
 """Steps of one pipeline, `finally` steps not counted."""
@@ -72,11 +72,12 @@ class Model(BaseModel):
         use_attribute_docstrings=True,
         # An attribute called `json` or `schema` never appears; `model_`-prefixed fields do not either.
         ser_json_inf_nan="null",
+        defer_build=True,  # a command pays for the kinds that it meets, not for all three
     )
 
     def manifest(self) -> dict[str, Any]:
         """This object as a manifest writes it: camelCase, fields that were not given left out."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Metadata(BaseModel):

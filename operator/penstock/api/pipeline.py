@@ -55,6 +55,9 @@ class RetryReason(StrEnum):
     INVALID_OUTPUTS = "InvalidOutputs"
 
 
+RetryReasons = Annotated[list[RetryReason], Field(min_length=1, max_length=4, json_schema_extra={"x-list": "set"})]
+
+
 class Retry(Model):
     """When and how often a failed step is tried again. Disruptions are retried apart from it."""
 
@@ -68,10 +71,10 @@ class Retry(Model):
     """Upper bound of one wait, in seconds."""
     max_total_seconds: Seconds | None = None
     """No retry is started later than this many seconds after the first attempt was started."""
-    on: Annotated[list[RetryReason], Field(min_length=1, max_length=4, json_schema_extra={"x-list": "set"})] | None = (
-        None
-    )
-    """Reasons to retry on; all of them where it is not given."""
+    reasons: (
+        Annotated[list[RetryReason], Field(min_length=1, max_length=4, json_schema_extra={"x-list": "set"})] | None
+    ) = None
+    """Which reasons to retry on; all of them where it is not given."""
 
 
 class PipelineInput(Model):

@@ -174,7 +174,7 @@ def _retry(retry: Retry, loc: Loc) -> Iterator[Problem]:
             (*loc, "maxDelaySeconds"),
             f"is less than delaySeconds ({retry.max_delay_seconds} < {retry.delay_seconds}): the first wait is longer",
         )
-    yield from _repeated([str(reason) for reason in retry.on or []], (*loc, "on"))
+    yield from _repeated([str(reason) for reason in retry.reasons or []], (*loc, "reasons"))
 
 
 def _for_each(each: ForEach, loc: Loc) -> Iterator[Problem]:

@@ -115,7 +115,7 @@ class CompiledPipeline:
     finals: tuple[str, ...]
     outputs: tuple[tuple[PipelineOutput, Expr], ...]
     scope: Scope
-    programs: dict[str, Any] = field(default_factory=dict)
+    programs: dict[tuple[str, bool], Any] = field(default_factory=dict)
 
 
 def compile_pipeline(spec: PipelineSpec) -> CompiledPipeline:

@@ -14,7 +14,7 @@ from penstock.api.pipeline import FailurePolicy
 from penstock.engine.expressions import ExpressionError, Unavailable
 from penstock.engine.reasons import Reason
 from penstock.engine.state import STEP, ExecutionState
-from penstock.engine.tasks import Pass, finish, observe, settle, start, start_ready, stop
+from penstock.engine.tasks import FINALLY_TIME_OVER, Pass, finish, observe, settle, start, start_ready, stop
 from penstock.engine.types import CacheEntry, File, Observation, Plan, Request, TaskId, Value
 from penstock.engine.wiring import InvalidInputs, execution_inputs, over_limit, value_of
 from penstock.step.values import OutputTypeError, check_value
@@ -50,6 +50,7 @@ def decide(snapshot: Snapshot, now: float) -> Plan:
         return Plan(finished=True)
     if not _begin(p):
         return _plan(p)
+    _settle_all(p)  # after a start, what fan-outs go over must be known before their items are observed
     for seen in snapshot.observations:
         observe(p, seen)
     _run(p)
@@ -132,9 +133,10 @@ def _control(p: Pass) -> None:
     """Cancel, time limits, and what a failure means for the others."""
     state, head = p.state, p.state.head
     if head.outcome is not None:
-        if head.finally_at is not None and p.now >= _finally_deadline(state) and head.stopping != Reason.FINALLY_FAILED:
+        deadline = _finally_deadline(state)
+        if deadline is not None and p.now >= deadline and head.stopping != Reason.FINALLY_FAILED:
             state.put_head(stopping=str(Reason.FINALLY_FAILED))
-            _end(p, state.pipeline.finals, Reason.TIMED_OUT, "the time of the `finally` steps was over")
+            _end(p, state.pipeline.finals, Reason.TIMED_OUT, FINALLY_TIME_OVER)
         return
     if state.open_main == 0:
         return
@@ -150,7 +152,7 @@ def _control(p: Pass) -> None:
     elif state.failed and head.stopping is None:
         policy = state.pipeline.spec.failure_policy
         state.put_head(stopping=str(policy))
-        message = f'step "{next(iter(state.failed))}" failed and failurePolicy is {policy}'
+        message = f'step "{state.failed_steps(final=False)[0]}" failed and failurePolicy is {policy}'
         _end(p, state.pipeline.main, Reason.FAILED_FAST, message, policy=policy)
 
 
@@ -186,16 +188,20 @@ def _end_items(p: Pass, name: str, reason: Reason, message: str, *, runs_on: boo
 
 def _suspension(p: Pass) -> None:
     state, head = p.state, p.state.head
+    # That the time of the main steps was over must still be known when the `finally` steps have ended.
+    over = head.reason if head.reason == Reason.TIMED_OUT else None
     if p.suspended and head.suspended_at is None:
-        state.put_head(suspended_at=p.now, phase=ExecutionPhase.SUSPENDED, reason=str(Reason.SUSPENDED))
+        state.put_head(suspended_at=p.now, phase=ExecutionPhase.SUSPENDED, reason=over or str(Reason.SUSPENDED))
     elif not p.suspended and head.phase is ExecutionPhase.SUSPENDED:
         since = head.suspended_at if head.suspended_at is not None else p.now
         state.put_head(
             suspended_at=None,
             suspended_seconds=round(head.suspended_seconds + p.now - since, 3),
             phase=ExecutionPhase.RUNNING,
-            reason=str(Reason.RUNNING),
+            reason=over or str(Reason.RUNNING),
         )
+        if head.finally_at is not None:  # their clock stood still as well: it starts later
+            state.put_head(finally_at=round(head.finally_at + p.now - max(since, head.finally_at), 3))
 
 
 def _timers(p: Pass) -> None:
@@ -204,7 +210,7 @@ def _timers(p: Pass) -> None:
         record = p.state.task(task)
         if record.phase is StepPhase.RUNNING:
             stop(p, task, Reason.TIMED_OUT)
-        elif not p.suspended and p.room() > 0:
+        elif not p.suspended and p.has_room(task):
             start(p, p.state.compiled(task), task)
 
 
@@ -217,8 +223,11 @@ def _deadline(p: Pass) -> float | None:
     return head.started_at + timeout + head.suspended_seconds
 
 
-def _finally_deadline(state: ExecutionState) -> float:
-    return (state.head.finally_at or 0.0) + state.pipeline.spec.finally_timeout_seconds
+def _finally_deadline(state: ExecutionState) -> float | None:
+    """When the time of the `finally` steps is over; while the execution is suspended their clock stands still."""
+    if state.head.finally_at is None or state.head.suspended_at is not None:
+        return None
+    return state.head.finally_at + state.pipeline.spec.finally_timeout_seconds
 
 
 def _advance(p: Pass) -> None:
@@ -255,16 +264,16 @@ def _conclude(p: Pass) -> None:
     outputs, wrong = _outputs(state)
     reason: Reason = Reason.SUCCEEDED
     message: str | None = None
-    finals = [name for name in state.failed if state.pipeline.steps[name].final]
+    finals = state.failed_steps(final=True)
     if phase is ExecutionPhase.CANCELLED:
         reason, message = Reason.CANCELLED, "the execution was cancelled"
     elif state.head.reason == Reason.TIMED_OUT:
         reason, message = Reason.TIMED_OUT, state.head.message
     elif phase is not ExecutionPhase.SUCCEEDED:
-        reason, message = _failure(state, [name for name in state.failed if name not in finals])
-    elif finals:
-        phase = ExecutionPhase.FAILED
-        reason, message = Reason.FINALLY_FAILED, _failure(state, finals)[1]
+        reason, message = _failure(state, state.failed_steps(final=False))
+    elif finals or state.head.stopping == Reason.FINALLY_FAILED:
+        phase, reason = ExecutionPhase.FAILED, Reason.FINALLY_FAILED
+        message = _failure(state, finals)[1] if finals else FINALLY_TIME_OVER
     elif wrong is not None:
         phase, (reason, message) = ExecutionPhase.FAILED, wrong
     state.put_head(
@@ -340,7 +349,7 @@ def _wake_at(p: Pass) -> float | None:
     times = [p.state.next_due(p.now)]
     if p.state.head.outcome is None:
         times.append(_deadline(p))
-    elif p.state.head.finally_at is not None:
+    else:
         times.append(_finally_deadline(p.state))
     future = [at for at in times if at is not None and at > p.now]
     return min(future, default=None)

@@ -33,6 +33,7 @@ _TOKENS = re.compile(
       | (?P<chain>[A-Za-z_]\w*(?:\s*\.\s*[A-Za-z_]\w*)*)""",
     re.VERBOSE | re.DOTALL,
 )
+_NULL = re.compile(r"\bnull\b")
 _CEL_ERROR = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*?)(?=\n \||\nERROR|\Z)", re.DOTALL)
 
 
@@ -42,10 +43,12 @@ class ExprType(NamedTuple):
     Attributes:
         kind: `string number boolean json array file any`.
         item: for an array, the type of its items, if known.
+        nullable: whether a variable of this type may hold null as well: an exit code, an optional input.
     """
 
     kind: str
     item: ExprType | None = None
+    nullable: bool = False
 
     @property
     def is_files(self) -> bool:
@@ -158,12 +161,15 @@ def check(
     references: list[Reference] = []
     problems: list[ExpressionProblem] = []
     found = list(chains(text))
+    asks_null = _NULL.search(text) is not None
     for chain in found:
         name = next((n for n in _prefixes(chain.words) if lookup(n) is not None), None)
         if name is None:
             problems.append(ExpressionProblem(explain(chain.words), chain.column))
         elif name not in variables:
-            variables[name] = lookup(name) or ANY
+            kind = lookup(name) or ANY
+            # CEL knows no "number or null" here: where a text asks for null, what may be null is left to run time.
+            variables[name] = ANY if kind.nullable and asks_null else kind
             references.append(Reference(name, chain.column))
     if problems:
         return None, problems
@@ -294,7 +300,8 @@ def _runtime_environment(variables: Mapping[str, ExprType], *, doubles: bool) ->
     from cel_expr_python import cel  # noqa: PLC0415
 
     kinds = {
-        name: cel.Type.DOUBLE if doubles and kind.kind == "number" else cel.Type.DYN for name, kind in variables.items()
+        name: cel.Type.DOUBLE if doubles and kind.kind == "number" and not kind.nullable else cel.Type.DYN
+        for name, kind in variables.items()
     }
     return cel.NewEnv(variables=kinds, extensions=list(_extensions()))
 
@@ -307,13 +314,14 @@ def _extensions() -> tuple[Any, ...]:
     return (ext_math.ExtMath(), ext_strings.ExtStrings())
 
 
-def evaluate(expr: Expr, resolve: Callable[[str], Value], programs: dict[str, Any]) -> Value:
+def evaluate(expr: Expr, resolve: Callable[[str], Value], programs: dict[tuple[str, bool], Any]) -> Value:
     """The value of an expression.
 
     Args:
         expr: the expression.
         resolve: value of a variable by its dotted name; raises `Unavailable`.
-        programs: compiled programs by text, kept by the caller for as long as the pipeline revision is in use.
+        programs: compiled programs by text and kind of numbers, kept by the caller for as long as the pipeline revision
+            is in use.
 
     Raises:
         Unavailable: a value that it needs does not exist.
@@ -330,9 +338,10 @@ def evaluate(expr: Expr, resolve: Callable[[str], Value], programs: dict[str, An
             )
         except Unavailable as error:
             missing = missing or error
-    program = programs.get(expr.text)
+    key = (expr.text, expr.doubles)  # the same text may be read with doubles at one place and with ints at another
+    program = programs.get(key)
     if program is None:
-        program = programs[expr.text] = _runtime_environment(expr.variables, doubles=expr.doubles).compile(expr.text)
+        program = programs[key] = _runtime_environment(expr.variables, doubles=expr.doubles).compile(expr.text)
     try:
         result = program.eval(data=data)
     except RuntimeError as error:

@@ -32,9 +32,9 @@ def next_attempt(retry: Retry | None, task: TaskState, reason: str, now: float) 
     """
     if retry is None or task.failures > retry.limit:
         return None
-    if retry.on is not None and reason not in retry.on:
+    if retry.reasons is not None and reason not in retry.reasons:
         return None
-    at = now + delay(retry, task.failures)
+    at = round(now + delay(retry, task.failures), 3)  # the number that a stored status gives back
     began = task.queued_at if task.queued_at is not None else now
     if retry.max_total_seconds is not None and at - began > retry.max_total_seconds:
         return None
@@ -46,7 +46,7 @@ def after_disruption(limits: Limits, task: TaskState, now: float) -> float | Non
     if task.disruptions > limits.disruptions:
         return None
     wait: int = limits.disruption_delay_seconds * 2 ** (task.disruptions - 1)
-    return now + min(wait, _MAX_DISRUPTION_DELAY)
+    return round(now + min(wait, _MAX_DISRUPTION_DELAY), 3)
 
 
 RETRIED = frozenset({Reason.STEP_FAILED, Reason.STEP_ERROR, Reason.TIMED_OUT, Reason.INVALID_OUTPUTS})

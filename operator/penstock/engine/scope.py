@@ -57,7 +57,8 @@ class Scope:
         self.variables: dict[str, StepVariable] = {}
         for declared in spec.inputs:
             self.inputs[f"inputs.{word(declared.name)}"] = declared.name
-            self.types[f"inputs.{word(declared.name)}"] = declared_type(declared.type)
+            optional = declared.required is False and declared.default is None
+            self.types[f"inputs.{word(declared.name)}"] = declared_type(declared.type)._replace(nullable=optional)
         for step in (*spec.steps, *spec.finally_):
             self._add(step)
         self.finals = {word(step.name) for step in spec.finally_}
@@ -67,7 +68,7 @@ class Scope:
         self.steps[word(step.name)] = step
         fields = {"status": STRING}
         if step.for_each is None:
-            fields |= {"exitCode": NUMBER, "attempts": NUMBER}
+            fields |= {"exitCode": NUMBER._replace(nullable=True), "attempts": NUMBER}
         for field, kind in fields.items():
             self.types[f"{root}.{field}"] = kind
             self.variables[f"{root}.{field}"] = StepVariable(step.name, field)

@@ -105,7 +105,7 @@ class ExecutionState:
         self.timers: list[tuple[float, TaskId]] = []
         self.open_main = len(pipeline.main)
         self.open_final = len(pipeline.finals)
-        self.failed: dict[str, None] = {}
+        self.failed: dict[str, float] = {}
         self.value_bytes = 0
         self._changed: set[TaskId] = set()
         self._head_changed = False
@@ -122,6 +122,11 @@ class ExecutionState:
     def expected(self) -> list[AttemptId]:
         """The attempts that are in flight."""
         return [AttemptId(task.step, task.index, self.tasks[task].attempts) for task in self.active]
+
+    def failed_steps(self, *, final: bool) -> list[str]:
+        """Steps of one stage whose failure counts, the one that failed first in front."""
+        names = [name for name in self.failed if self.pipeline.steps[name].final == final]
+        return sorted(names, key=lambda name: (self.failed[name], self.pipeline.steps[name].position))
 
     def put(self, task: TaskId, *, quiet: bool = False, **changes: Any) -> TaskState:
         """Change a record and everything that is derived from it. `quiet`: alone not worth a write of its own."""
@@ -147,7 +152,8 @@ class ExecutionState:
 
     def take_changes(self) -> tuple[bool, list[TaskId], bool]:
         """Whether the head changed, which records changed, and whether that is worth a write; starts afresh."""
-        changes = self._head_changed, sorted(self._changed), self.urgent
+        in_order = sorted(self._changed, key=lambda task: (task.step, task.index < 0, task.index))
+        changes = self._head_changed, in_order, self.urgent
         self._changed = set()
         self._head_changed = self.urgent = False
         return changes

@@ -197,7 +197,7 @@ def load(
         _restore_collected(state, name, record)
         state.put(TaskId(name), **_fields(record))
     state.head = _load_head(status, state)
-    state.failed = dict.fromkeys(_failed(state))
+    state.failed = _failed(state)
     state.value_bytes = sum(_bytes(record.outputs) for task, record in state.tasks.items() if _counts(state, task))
     state.to_settle = []
     state.take_changes()
@@ -232,14 +232,14 @@ def _load_head(status: Mapping[str, Any], state: ExecutionState) -> Head:
     )
 
 
-def _failed(state: ExecutionState) -> list[str]:
-    """Steps whose failure counts, earliest first."""
+def _failed(state: ExecutionState) -> dict[str, float]:
+    """Steps whose failure counts, and when they first failed."""
     found: dict[str, float] = {}
     for task, record in state.tasks.items():
         if record.phase.failed and state.compiled(task).spec.on_failure is OnFailure.FAIL:
             at = record.finished_at or 0.0
             found[task.step] = min(at, found.get(task.step, at))
-    return sorted(found, key=lambda name: (found[name], state.pipeline.steps[name].position))
+    return found
 
 
 def _counts(state: ExecutionState, task: TaskId) -> bool:

@@ -31,6 +31,9 @@ from penstock.engine.types import (
 from penstock.engine.wiring import attempt_inputs, collect, is_file, item_variables, over_limit, value_of
 from penstock.step.values import json_bytes
 
+FINALLY_TIME_OVER = "the time of the `finally` steps was over"
+_MAX_ITEM_MESSAGE = 256
+"""Characters of an item's message: a fan-out of 1,000 failures must stay within the object size limit."""
 _LOOK_AHEAD = 64
 """Items of a fan-out whose cache entries are asked for at once."""
 
@@ -59,6 +62,12 @@ class Pass:
         """How many more attempts may be in flight."""
         most = self.state.pipeline.spec.max_parallel
         return 1_000_000 if most is None else most - len(self.state.active)
+
+    def has_room(self, task: TaskId) -> bool:
+        """Whether one more attempt of this task may be in flight, as its execution and its fan-out have it."""
+        fan_out = self.state.compiled(task).fan_out
+        most = fan_out.max_parallel if fan_out is not None else None
+        return self.room() > 0 and (most is None or self.state.active_items.get(task.step, 0) < most)
 
     def ending(self, step: CompiledStep) -> bool:
         """Whether nothing of this step may be tried again."""
@@ -159,23 +168,22 @@ def start_ready(p: Pass) -> None:
         step = state.pipeline.steps[entry[1]]
         if state.step(step.name).phase.finished:
             continue
-        wait = start_items(p, step, step.fan_out) if step.fan_out is not None else start(p, step, TaskId(step.name))
+        wait = start_items(p, step) if step.fan_out is not None else start(p, step, TaskId(step.name))
         if wait:
             held.append(entry)
     for entry in held:
         heapq.heappush(state.ready, entry)
 
 
-def start_items(p: Pass, step: CompiledStep, fan_out: FanOut) -> bool:
+def start_items(p: Pass, step: CompiledStep) -> bool:
     """Start items of a fan-out as far as there is room; True if more are to be started later."""
     state = p.state
-    most = fan_out.max_parallel
     when = step.when if step.when_each else None
     count = len(state.items[step.name])
     while state.cursor[step.name] < count and not state.step(step.name).phase.finished:
-        if p.room() <= 0 or (most is not None and state.active_items.get(step.name, 0) >= most):
-            return True
         task = TaskId(step.name, state.cursor[step.name])
+        if not p.has_room(task):
+            return True
         if state.task(task).unstarted:
             if state.step(step.name).phase is StepPhase.PENDING:
                 state.put(TaskId(step.name), phase=StepPhase.RUNNING, queued_at=p.now, started_at=p.now)
@@ -275,7 +283,7 @@ def observe(p: Pass, seen: Observation) -> None:
         return
     match seen.phase:
         case AttemptPhase.PENDING:
-            p.state.put(task, reason=seen.reason, message=_clip(seen.message))
+            p.state.put(task, reason=seen.reason, message=_clip(task, seen.message))
         case AttemptPhase.RUNNING:
             p.state.put(
                 task,
@@ -283,7 +291,7 @@ def observe(p: Pass, seen: Observation) -> None:
                 phase=StepPhase.RUNNING,
                 started_at=seen.started_at or record.started_at or p.now,
                 reason=None,
-                message=_clip(seen.message),
+                message=_clip(task, seen.message),
             )
         case AttemptPhase.LOST:
             message = f"attempt {seen.id.attempt} is gone without a trace"
@@ -303,7 +311,9 @@ def _ended(p: Pass, task: TaskId, seen: Observation, reason: str | None, message
             return
         reason, message = wrong
     if record.stopping == Reason.TIMED_OUT:
-        reason, message = Reason.TIMED_OUT, f"took longer than timeoutSeconds: {step.spec.timeout_seconds}"
+        all_over = step.final and state.head.stopping == Reason.FINALLY_FAILED
+        own = f"took longer than timeoutSeconds: {step.spec.timeout_seconds}"
+        reason, message = Reason.TIMED_OUT, FINALLY_TIME_OVER if all_over else own
     elif record.stopping is not None:
         why = Reason(record.stopping)
         finish(p, task, StepPhase.CANCELLED, why, message, outputs=seen.outputs, at=seen.finished_at)
@@ -366,7 +376,8 @@ def _fail(p: Pass, step: CompiledStep, task: TaskId, reason: str, message: str |
         record = p.state.put(task, failures=record.failures + 1)
         at = retry.next_attempt(step.spec.retry, record, reason, p.now)
     if at is not None and not p.ending(step):
-        p.state.put(task, phase=StepPhase.RETRYING, retry_at=at, reason=reason, message=_clip(message), stopping=None)
+        message = _clip(task, message)
+        p.state.put(task, phase=StepPhase.RETRYING, retry_at=at, reason=reason, message=message, stopping=None)
         return
     phase = StepPhase.ERROR if reason in ERROR_REASONS else StepPhase.FAILED
     finish(p, task, phase, Reason(reason), message, outputs=seen.outputs, at=seen.finished_at)
@@ -392,23 +403,25 @@ def finish(
     state = p.state
     step = state.compiled(task)
     outputs = dict(outputs or {})
-    if phase.failed and not _fits(p, outputs):
-        outputs = {}  # a failure keeps what it wrote only where there is room for it
+    at = p.now if at is None else at
+    counts = step.fan_out is None or task.index != STEP  # what a fan-out collects was counted with its items
+    if counts and not phase.succeeded and not _fits(p, outputs):
+        outputs = {}  # what did not succeed keeps what it wrote only where there is room for it
     state.put(
         task,
         phase=phase,
         reason=None if reason is None else str(reason),
-        message=_clip(message),
-        finished_at=p.now if at is None else at,
+        message=_clip(task, message),
+        finished_at=at,
         retry_at=None,
         stopping=None,
         outputs=outputs,
     )
     p.again = True
-    if step.fan_out is None or task.index != STEP:
+    if counts:
         state.value_bytes += _value_bytes(outputs)
     if phase.failed and step.spec.on_failure is OnFailure.FAIL:
-        state.failed.setdefault(step.name)
+        state.failed[step.name] = min(at, state.failed.get(step.name, at))
     if task.index != STEP:
         own = state.put(TaskId(step.name), quiet=True, items_finished=state.step(step.name).items_finished + 1)
         if own.items_finished == own.item_count:
@@ -438,7 +451,8 @@ def _close_fan_out(p: Pass, step: CompiledStep, own: TaskState) -> None:
     finish(p, TaskId(step.name), phase, outputs=outputs)
 
 
-def _clip(message: str | None) -> str | None:
-    if message is None or len(message) <= MAX_MESSAGE:
+def _clip(task: TaskId, message: str | None) -> str | None:
+    longest = MAX_MESSAGE if task.index == STEP else _MAX_ITEM_MESSAGE
+    if message is None or len(message) <= longest:
         return message
-    return message[: MAX_MESSAGE - 2] + " …"
+    return message[: longest - 2] + " …"

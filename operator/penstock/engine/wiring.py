@@ -60,7 +60,7 @@ def _of_execution(state: ExecutionState, name: str) -> Value:
     if name == "execution.status":
         return state.head.outcome
     if name == "execution.failedSteps":
-        return list[Any](state.failed)
+        return list[Any](state.failed_steps(final=False))
     return {"name": identity.name, "uid": identity.uid, "namespace": identity.namespace}[name.split(".")[1]]
 
 

@@ -1,15 +1,18 @@
-"""Runs attempts on this machine: queue, start, watch, stop, take up again. What an attempt is (a process, a container) is
-left to `processes` and `containers`.
+"""Runs attempts on this machine: queue, start, watch, stop, take up again.
+
+What an attempt is (a process, a container) is left to `processes` and `containers`.
 
 What must not live here: what a step is run with, and any decision about executions. Crash safety rests on three things:
 the row in the journal is written before anything is started; the state file (see `spawn`) says at any time whether the
-command was run, runs or has ended; the end is recorded only after all files are in the object store, and collecting them
-can be repeated.
+command was run, runs or has ended; the end is recorded only after all files are in the object store, and collecting
+them can be repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import signal
 from abc import ABC, abstractmethod
 from collections import deque
@@ -224,6 +227,12 @@ class LocalAttempts(ABC):
         """The file that has what an attempt prints; it need not exist yet."""
         return Folder(self.machine.home.attempt(key, attempt)).log
 
+    def kill_all(self) -> None:
+        """Kill what runs, at once: the person who started it leaves."""
+        self._queue.clear()
+        for run in [run for runs in self._runs.values() for run in runs.values()]:
+            self._kill(run)
+
     async def close(self) -> None:
         """Stop watching. What runs goes on, and is taken up by the next penstock."""
         self._closed = True
@@ -313,9 +322,16 @@ class LocalAttempts(ABC):
         return self.slow_to_conclude or any(output.type == "file" for output in declared)
 
     def _in_pool(self, run: _Run, code: int | None, finished_at: float | None) -> Future[Observation]:
+        return self._threads().submit(self._concluded, run, code, finished_at)
+
+    def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(max_workers=self.machine.parallel, thread_name_prefix="outputs")
-        return self._pool.submit(self._concluded, run, code, finished_at)
+        return self._pool
+
+    def background(self, work: Callable[[], object]) -> None:
+        """Do something in a thread; nobody waits for it."""
+        self._threads().submit(work)
 
     def _after_pool(self, run: _Run, done: Future[Observation]) -> None:
         if not self._closed:
@@ -361,12 +377,10 @@ class LocalAttempts(ABC):
         self._tell(run.key, seen)
 
     def _record(self, key: str, seen: Observation) -> None:
-        try:
+        # If it cannot be recorded it is news all the same. If the status cannot be written either, the next penstock
+        # finds the end in the attempt's folder.
+        with contextlib.suppress(LocalError, Transient):
             self.machine.journal.end(key, seen)
-        except (LocalError, Transient):
-            # It is news all the same. If the status cannot be written either, the next penstock finds the end in the
-            # attempt's folder.
-            pass
 
     # Telling
 
@@ -448,8 +462,8 @@ def check_sizes(command: Command, step: str) -> None:
     for argument in command.argv:
         if len(argument) * 4 > _MAX_ARGUMENT and (size := len(argument.encode())) > _MAX_ARGUMENT:
             raise CannotStart(
-                f"spec.steps[{step}]: a script or argument is {size:,} bytes long, a command can be given {_MAX_ARGUMENT:,} "
-                "at most; put it into a file of the source folder or the image and run that"
+                f"spec.steps[{step}]: a script or argument is {size:,} bytes long, a command can be given "
+                f"{_MAX_ARGUMENT:,} at most; put it into a file of the source folder or the image and run that"
             )
 
 
@@ -457,9 +471,9 @@ def spawn_problem(error: OSError | ValueError, step: str, home: Path) -> CannotS
     """What an error of the system means for a command that was being started."""
     if isinstance(error, ValueError):
         return CannotStart(f"spec.steps[{step}]: an argument or variable holds a NUL character; take it out")
-    if error.errno == 7:  # E2BIG
+    if error.errno == errno.E2BIG:
         return CannotStart(
-            f"spec.steps[{step}]: arguments and environment together are longer than this system allows; hand large data "
-            "over as inputs, which are files as well"
+            f"spec.steps[{step}]: arguments and environment together are longer than this system allows; hand large "
+            "data over as inputs, which are files as well"
         )
     return os_problem(error, home)

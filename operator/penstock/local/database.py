@@ -156,8 +156,8 @@ class Database:
             return full_disk(self._home.root)
         if name.startswith("SQLITE_IOERR"):
             return StoreFull(
-                f"{path}: cannot be written ({error}, {name}); nothing that was finished is lost: check the disk and its "
-                "free space and start penstock again, the execution goes on where it was"
+                f"{path}: cannot be written ({error}, {name}); nothing that was finished is lost: check the disk and "
+                "its free space and start penstock again, the execution goes on where it was"
             )
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return Transient(f"{path}: another process has been writing for {_BUSY_SECONDS:.0f} seconds", delay=1.0)

@@ -25,7 +25,7 @@ from penstock.step.outputs import collect
 from penstock.step.values import Declared
 
 
-class CannotStart(Exception):
+class CannotStart(Exception):  # noqa: N818
     """An attempt cannot be started; its text is the message of the observation.
 
     Attributes:
@@ -170,7 +170,7 @@ def split_inputs(
 def _present(file: File, objects: Objects, place: str) -> Path:
     if not objects.exists(file):
         raise CannotStart(
-            f"{place}: {objects.path(file)} is not there any more, or was changed since it was taken in; put it back, or "
+            f"{place}: {objects.path(file)} is gone, or was changed since it was taken in; put it back, or "
             "run the execution anew"
         )
     return objects.path(file)

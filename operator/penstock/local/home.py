@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from penstock.controller.ports import Halt
 from penstock.engine.types import AttemptId
 
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes' own for generateName: no vowels, nothing that looks alike
@@ -29,27 +30,27 @@ class LocalError(Exception):
     """Something that the user must know or mend; its text is one paragraph that says what and how."""
 
 
-class HomeError(LocalError):
+class HomeError(LocalError, Halt):
     """The home folder cannot be used."""
 
 
-class StoreFull(LocalError):
+class StoreFull(LocalError, Halt):  # noqa: N818 - these names say what is the matter
     """The disk under the home is full, or cannot be written; what was stored before is intact."""
 
 
-class Busy(LocalError):
+class Busy(LocalError):  # noqa: N818
     """Another penstock process runs the execution."""
 
 
-class NameTaken(LocalError):
+class NameTaken(LocalError):  # noqa: N818
     """There is an execution with this name already."""
 
 
-class NotFound(LocalError):
+class NotFound(LocalError):  # noqa: N818
     """There is no such execution, revision or object."""
 
 
-class BadObjectPath(LocalError):
+class BadObjectPath(LocalError):  # noqa: N818
     """A path that does not name a place inside the data store."""
 
 
@@ -123,7 +124,7 @@ def attempt_path(attempt: AttemptId) -> str:
 class Ownership:
     """The right to run one execution, held by one process at a time.
 
-    It is a lock of the kernel on `runs/<uid>/.lock`: whatever becomes of its holder, `kill -9` included, it is released.
+    It is a lock of the kernel on `runs/<uid>/.lock`: whatever becomes of its holder (`kill -9`), it is released.
 
     Args:
         home: the home.

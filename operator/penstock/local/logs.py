@@ -39,3 +39,22 @@ def last_line(path: Path, limit: int = _SHOWN) -> str:
         if shown:
             return shown if len(shown) <= limit else shown[: limit - 1] + "…"
     return ""
+
+
+def tail(path: Path, lines: int, *, size: int = 16_384) -> list[str]:
+    """The last lines of a log, fit to be shown; empty where there is none.
+
+    Args:
+        path: the log.
+        lines: how many.
+        size: how much of the file's end is read, in bytes.
+    """
+    try:
+        with path.open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(0, end - size))
+            text = log.read(size).decode("utf-8", "replace")
+    except OSError:
+        return []
+    shown = [_CONTROL.sub("", line.replace("\t", "    ")) for line in _ESCAPES.sub("", text).splitlines()]
+    return shown[-lines:]

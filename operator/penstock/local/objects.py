@@ -1,7 +1,7 @@
 """Files and folders on this machine: what steps gave (`objects/`) and the user's own data (`datastore/`).
 
-A key is `data/<path>` for the user's objects, and `<uid>/<step>[/<index>]/<attempt>/<name>` for what an attempt gave. What
-steps gave cannot be written any more. Nothing here knows of executions or of SQL.
+A key is `data/<path>` for the user's objects, and `<uid>/<step>[/<index>]/<attempt>/<name>` for what an attempt gave.
+What steps gave cannot be written any more. Nothing here knows of executions or of SQL.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Objects:
         return _describe(self._place(file.key), file.key).sha256 == file.sha256
 
     def put(self, path: Path, key: str) -> File:
-        """Take a file or folder into the store: moved where that is possible, else copied. Visible as a whole or not at all.
+        """Take a file or folder into the store: moved if possible, else copied. Visible as a whole or not at all.
 
         Args:
             path: what to take; gone afterwards. A symbolic link stands for what it points to, which stays.

@@ -1,7 +1,7 @@
 """Attempts as processes of this machine: what a step is run with when there is no container.
 
-A step sees the environment of penstock itself (without what belongs to another step), its source folder's entries in its
-working directory, and penstock's own Python first on the PATH. How processes are kept is `attempts`' and `spawn`'s.
+A step sees the environment of penstock itself (without what belongs to another step), its source folder's entries in
+its working directory, and penstock's own Python first on the PATH. How processes are kept is `attempts`' and `spawn`'s.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class ProcessAttempts(LocalAttempts):
         argv = command_line(step, variables, python=str(self._python))
         if argv is None:
             raise CannotStart(
-                f"spec.steps[{step.name}]: names no command, script or function, and without a container there is no image "
-                "to take one from; name one, or run with --runner docker or podman"
+                f"spec.steps[{step.name}]: names no command, script or function, and without a container there is no "
+                "image to take one from; name one, or run with --runner docker or podman"
             )
         program = self._program(argv[0], env["PATH"], folder.work, step)
         return Command([program, *argv[1:]], env, folder.work)
@@ -163,13 +163,11 @@ def _not_here(place: str, kind: str, name: str) -> CannotStart:
 
 def function_types(start: StartAttempt) -> dict[str, str]:
     """The variables by which a function step knows the types of its inputs and outputs."""
-    lengths = {name: len(value) for name, value in start.inputs.items() if _type(value) == "files" and _sized(value)}
+    lengths = {
+        name: len(value) for name, value in start.inputs.items() if isinstance(value, list) and _type(value) == "files"
+    }
     types = {name: _type(value) for name, value in start.inputs.items()}
     return function_env(types, declared_outputs(start.step.spec), lengths=lengths)
-
-
-def _sized(value: Value) -> bool:
-    return isinstance(value, list)
 
 
 def _type(value: Value) -> str:

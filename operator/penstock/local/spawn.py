@@ -1,15 +1,15 @@
 """Starts one command so that its end is known even if penstock does not live to see it.
 
-Nothing here knows of executions. Between penstock and the command stands a small shell that outlives penstock and keeps a
-*state file*, which holds up to three lines:
+Nothing here knows of executions. Between penstock and the command stands a small shell that outlives penstock and keeps
+a *state file*, which holds up to three lines:
 
     start <seconds>    written by penstock just before it starts the shell
     pid <number>       written by the shell just before it runs the command: its own pid, and the process group's
     exit <code>        written by the shell when the command has ended; 128 + n for signal n
 
-The shell's standard input is that file, locked (`flock`) by penstock before the shell exists. The lock belongs to the open
-file and so is handed to the shell, and the kernel drops it when the shell is gone, however it went. The command does not
-get it. So at any later time:
+The shell's standard input is that file, locked (`flock`) by penstock before the shell exists. The lock belongs to the
+open file and so is handed to the shell, and the kernel drops it when the shell is gone, however it went. The command
+does not get it. So at any later time:
 
 - the file is locked: the shell lives, the command runs or is about to;
 - not locked, `exit`: the command ended with that code;
@@ -231,8 +231,8 @@ def _open_pidfd(pid: int) -> int:
 def end_leftovers(session: int, folder: Path) -> None:
     """Kill what is left of a session whose leader is gone. Linux only; elsewhere it is left alone.
 
-    The number of a session may have been given to others since. Its processes are known by their environment, which names
-    the attempt's folder.
+    The number of a session may have been given to others since. Its processes are known by their environment, which
+    names the attempt's folder.
     """
     if sys.platform != "linux":
         return

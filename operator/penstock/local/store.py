@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from penstock.api.base import API_VERSION
+from penstock.api.base import API_VERSION, MAX_MESSAGE
 from penstock.api.execution import Execution, ExecutionPhase, ExecutionSpec, StepPhase
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.ports import Clock, Conflict, Loaded
@@ -189,10 +189,10 @@ class Store:
         pending = ExecutionPhase.PENDING.value
         with self._db.transaction() as connection:
             connection.execute(
-                "INSERT INTO executions (uid, name, namespace, metadata, spec, pipeline, revision, inputs, source, code,"
-                " cancel, suspend, generation, head, phase, finished, created_at) VALUES (:uid, :name, :namespace,"
-                " :metadata, :spec, :pipeline, :revision, :inputs, :source, :code, :cancel, :suspend, 1, '', :phase, 0,"
-                " :created_at)",
+                "INSERT INTO executions (uid, name, namespace, metadata, spec, pipeline, revision, inputs, source,"
+                " code, cancel, suspend, generation, head, phase, finished, created_at) VALUES (:uid, :name,"
+                " :namespace, :metadata, :spec, :pipeline, :revision, :inputs, :source, :code, :cancel, :suspend, 1,"
+                " '', :phase, 0, :created_at)",
                 {**row, "name": name, "phase": pending},
             )
 
@@ -245,6 +245,8 @@ class Store:
                 spec[flag] = bool(row[flag])
         found = {"apiVersion": API_VERSION, "kind": "Execution", "metadata": metadata, "spec": spec}
         status = self._status(uid, row["head"])
+        if status and row["revision"] is not None:
+            status = {"revision": f"{row['pipeline']}-{row['revision']}", **status}
         return found | {"status": status} if status else found
 
     def set_cancel(self, uid: str) -> None:
@@ -292,7 +294,7 @@ class Store:
             inline = ExecutionSpec.model_validate_json(row["spec"]).pipeline_spec
             if inline is None:
                 raise NotFound(f"spec.pipelineSpec: execution {row['name']!r} holds no pipeline")
-            pipeline, revision = inline, str(row["name"])
+            pipeline, revision = inline, ""
         else:
             found = self.revision(row["pipeline"], row["revision"])
             pipeline, revision = found.spec, found.name
@@ -345,6 +347,28 @@ class Store:
         if plan.finished:
             self._positions.pop(key, None)
             self._fixed.pop(key, None)
+
+    async def refuse(self, key: str, reason: str, message: str) -> None:
+        """See `controller.ports.Executions`."""
+        now = to_timestamp(self._clock.now())
+        head: JsonObject = {
+            "phase": ExecutionPhase.FAILED.value,
+            "reason": reason,
+            "message": message[:MAX_MESSAGE],
+            "startedAt": now,
+            "finishedAt": now,
+        }
+        head["conditions"] = [
+            {
+                "type": "Complete",
+                "status": "True",
+                "reason": reason,
+                "message": head["message"],
+                "lastTransitionTime": now,
+            }
+        ]
+        with self._db.transaction() as connection:
+            _write_head(connection, key, head)
 
     @staticmethod
     def _changes(

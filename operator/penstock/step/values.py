@@ -452,10 +452,11 @@ def read_output_file(path: str | os.PathLike[str] | Path, limit: int) -> str:
         # ELOOP is how O_NOFOLLOW says that the last part of the path is a link.
         why = not_a_file if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
         raise OutputSyntaxError(why) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OutputSyntaxError(not_a_file)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OutputSyntaxError(not_a_file)
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OutputSyntaxError(

@@ -153,7 +153,6 @@ def test_a_status_is_never_refused_for_a_rule(kind: str) -> None:
 YAML_BOOLEANS = {"y", "n", "yes", "no", "on", "off", "true", "false"}
 
 
-@pytest.mark.xfail(strict=True, reason="retry.on: kubectl and Helm read the key as `true`; it needs another name")
 def test_no_field_has_a_name_that_kubectl_reads_as_a_boolean() -> None:
     for path, _ in EVERYWHERE:
         assert path.rsplit(".", 1)[-1].lower() not in YAML_BOOLEANS, path

@@ -65,7 +65,16 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest
     assert err == f"error: {tmp_path / 'crds'}: File exists\n"
 
 
-def test_without_anything_to_write_it_says_what_to_give() -> None:
-    done = subprocess.run([sys.executable, "-m", "penstock.api"], capture_output=True, text=True, check=False)
+def test_without_options_it_is_about_the_files_of_the_repository() -> None:
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-m", "penstock.api", "--check"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_without_options_it_writes_nothing_elsewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "penstock.api"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "give --output DIR or --reference FILE" in done.stderr
+    assert "run it in the root of the repository, or give --output DIR" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
 import random
 import sys
 from pathlib import Path
@@ -40,7 +39,7 @@ spec:
       function: iris.train:run
       inputs: [{name: table, from: steps.prepare.outputs.table}]
       outputs: [{name: accuracy, type: number}]
-      retry: {limit: 3, "on": [StepFailed]}
+      retry: {limit: 3, reasons: [StepFailed]}
 """
 DEPLOYMENT = """\
 apiVersion: penstock.dev/v1alpha1
@@ -100,11 +99,11 @@ BAD: list[tuple[str, str, str, str, int, str]] = [
     ("yes in a list of strings", "[python, prepare.py]", "[echo, yes]", "spec.steps[prepare].command[1]", 13,
      "got `yes`, which YAML reads as true: put it in quotes"),
     ("text for a number", "limit: 3", 'limit: "3"', "spec.steps[train].retry.limit", 21, "write it without quotes"),
-    ("word not allowed", "StepFailed", "stepfailed", "spec.steps[train].retry.on[0]", 21, 'did you mean "StepFailed"?'),
+    ("word not allowed", "StepFailed", "stepfailed", "spec.steps[train].retry.reasons[0]", 21, 'did you mean "StepFailed"?'),
     ("type unknown", "type: file", "type: folder", "spec.steps[prepare].outputs[table].type", 15,
      'wanted one of string, number, boolean, json, array, file, got the text "folder"'),
     ("name pattern in words", "name: train", "name: Train", "spec.steps[Train].name", 16, "lower case letters, digits"),
-    ("nothing given", "retry: {limit: 3, \"on\": [StepFailed]}", "when: \"\"", "spec.steps[train].when", 21,
+    ("nothing given", "retry: {limit: 3, reasons: [StepFailed]}", "when: \"\"", "spec.steps[train].when", 21,
      "must not be empty"),
     ("too small", "limit: 3", "limit: -1", "spec.steps[train].retry.limit", 21, "must be at least 0, got -1"),
     ("too large", "limit: 3", "limit: 1001", "spec.steps[train].retry.limit", 21, "must be at most 1000, got 1001"),
@@ -113,7 +112,8 @@ BAD: list[tuple[str, str, str, str, int, str]] = [
      "spec.steps[prepare].inputs", 14, "write each entry as `- name: …`"),
     ("a union is one problem", "retry:", "resources: {limits: {cpu: 1.5}}\n      retry:",
      "spec.steps[train].resources.limits.cpu", 21, "wanted a whole number or a string, got the number 1.5"),
-    ("key that YAML reads as true", '"on": ', "on: ", "spec.steps[train].retry.on", 21, 'put it in quotes, "on"'),
+    ("key that YAML reads as true", "limit: 3, ", "limit: 3, on: 1, ", "spec.steps[train].retry.on", 21,
+     'put it in quotes, "on"'),
     ("a number as key", "retry:", "podTemplate: {metadata: {labels: {1: a}}}\n      retry:",
      "spec.steps[train].podTemplate.metadata.labels.1", 21, "as a number"),
     ("duplicate key", "      function", "      image: b\n      function", "spec.steps[train].image", 18,
@@ -153,6 +153,14 @@ def test_all_problems_of_a_manifest_are_told_at_once_and_in_order() -> None:
         ("spec.steps[prepare].command", 13),
         ("spec.steps[train].inputs[table].from", 19),
         ("spec.steps[train].retry.limit", 21),
+    ]
+
+
+def test_a_wrong_variable_does_not_hide_its_neighbours() -> None:
+    text = GOOD.replace("retry:", "env: [{name: A, value: 3}, {name: INPUT_X, value: a}]\n      retry:")
+    assert [path for path, _, _ in found(text)] == [
+        "spec.steps[train].env[A].value",
+        "spec.steps[train].env[INPUT_X].name",
     ]
 
 
@@ -295,11 +303,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
     assert error.value.problems[0].file == str(tmp_path / name)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(GOOD)
     path.chmod(0)
+    request.getfixturevalue("without_root")
     with pytest.raises(InvalidManifest, match="permission denied"):
         read(path)
 

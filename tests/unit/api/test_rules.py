@@ -72,7 +72,7 @@ STEPS: list[tuple[str, dict[str, Any], Loc, str]] = [
     ("envFrom nothing", {"envFrom": [{"prefix": "A"}]}, ("envFrom", 0), "needs one of `secretRef` and `configMapRef`"),
     ("waits", {"retry": {"limit": 1, "delaySeconds": 5, "maxDelaySeconds": 4}}, ("retry", "maxDelaySeconds"),
      "(4 < 5)"),
-    ("reasons twice", {"retry": {"limit": 1, "on": ["StepFailed"] * 2}}, ("retry", "on", 1), "given twice"),
+    ("reasons twice", {"retry": {"limit": 1, "reasons": ["StepFailed"] * 2}}, ("retry", "reasons", 1), "given twice"),
     ("pod template field", {"podTemplate": {"containers": []}}, ("podTemplate", "containers"), "`metadata` and `spec`"),
     ("pod template spec", {"podTemplate": {"spec": 3}}, ("podTemplate", "spec"), "wanted a map, got the number 3"),
 ]  # fmt: skip

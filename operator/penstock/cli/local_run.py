@@ -1,0 +1,244 @@
+"""What `penstock run` does: choose what is run, run it in a local session, show it, print the result."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.api.base import Metadata, PipelineRef
+from penstock.api.execution import Execution, ExecutionInput, ExecutionSpec
+from penstock.api.manifest import Document
+from penstock.api.pipeline import PipelineSpec
+from penstock.api.problems import InvalidManifest
+from penstock.cli.choose import one_pipeline
+from penstock.cli.inputs import parse
+from penstock.cli.main import CANCELLED, ERROR, FAILED, OK
+from penstock.cli.manifests import read_all
+from penstock.cli.result import print_failures, print_result
+from penstock.cli.view import Lines, Live, Quiet, View
+from penstock.engine.compile import compile_pipeline
+from penstock.engine.types import File, Limits
+from penstock.engine.wiring import InvalidInputs, execution_inputs
+from penstock.local.session import LocalSession, Settings
+
+_EXIT = {"Succeeded": OK, "Failed": FAILED, "Error": ERROR, "Cancelled": CANCELLED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What a command line asks for.
+
+    Attributes:
+        execution: what is to be run; inputs that are files on this machine are in `files`.
+        pipeline: name and spec of its pipeline; the name is empty where the execution holds the pipeline itself.
+        files: files and folders of this machine that are inputs, by name.
+        source: the folder that steps see.
+        settings: of the session.
+        fresh: never go on with an interrupted execution.
+        quiet: show no progress.
+        output: `text`, `json` or `yaml`.
+    """
+
+    execution: Execution
+    pipeline: tuple[str, PipelineSpec]
+    files: dict[str, Path]
+    source: Path
+    settings: Settings
+    fresh: bool
+    quiet: bool
+    output: str
+
+
+def prepare(
+    *,
+    files: Sequence[str],
+    inputs: Sequence[str],
+    output: str,
+    pipeline: str | None,
+    name: str | None,
+    runner: str,
+    parallel: int | None,
+    source: Path | None,
+    home: Path,
+    new: bool,
+    quiet: bool,
+) -> RunRequest:
+    """Everything that can be found wrong before anything is stored or started.
+
+    Raises:
+        InvalidManifest: the manifests are not right.
+        click.UsageError: the options are not right.
+    """
+    documents = read_all(files)
+    errors = [problem for document in documents for problem in document.problems if problem.severity == "error"]
+    if errors:
+        raise InvalidManifest(errors)
+    execution, chosen = _choose(documents, pipeline)
+    spec = chosen[1]
+    compile_pipeline(spec)
+    given = parse(spec, inputs)
+    execution = _with_inputs(execution, given.values)
+    if name is not None:
+        execution = execution.model_copy(update={"metadata": Metadata(name=name)})
+    if execution.spec.suspend:
+        raise click.UsageError(
+            "spec.suspend is true, so nothing would be started here; take it out or set it to false."
+        )
+    _check_inputs(spec, execution, set(given.files))
+    return RunRequest(
+        execution=execution,
+        pipeline=chosen,
+        files=given.files,
+        source=source or _folder_of(files[0]),
+        settings=Settings(home=home, runner=runner, parallel=parallel),
+        fresh=new,
+        quiet=quiet,
+        output=output,
+    )
+
+
+def _choose(documents: Sequence[Document], wanted: str | None) -> tuple[Execution, tuple[str, PipelineSpec]]:
+    """The execution that is meant, or one made for the pipeline that is meant, and the pipeline."""
+    executions = [document.model for document in documents if isinstance(document.model, Execution)]
+    if len(executions) > 1:
+        names = ", ".join(each.metadata.name or each.metadata.generate_name or "?" for each in executions)
+        raise click.UsageError(f"There are several Executions ({names}); give a file that has one.")
+    if not executions or wanted is not None:
+        name, spec = one_pipeline(documents, wanted)
+        prefix = f"{name[:50].rstrip('-.')}-"
+        made = Execution(metadata=Metadata(generate_name=prefix), spec=ExecutionSpec(pipeline=PipelineRef(name=name)))
+        return made, (name, spec)
+    execution = executions[0]
+    if execution.spec.pipeline_spec is not None:
+        return execution, ("", execution.spec.pipeline_spec)
+    reference = execution.spec.pipeline
+    if reference is None:
+        raise click.UsageError("The Execution names no pipeline.")
+    if reference.revision is not None:
+        raise click.UsageError(
+            "spec.pipeline.revision: a local run takes the pipeline as it is in the files; take it out."
+        )
+    return execution, one_pipeline(documents, reference.name)
+
+
+def _with_inputs(execution: Execution, values: dict[str, Any]) -> Execution:
+    """The execution with values of the command line, which win over those of the manifest."""
+    kept = [given for given in execution.spec.inputs if given.name not in values]
+    added = [ExecutionInput(name=name, value=value) for name, value in values.items()]
+    if not added:
+        return execution
+    return execution.model_copy(update={"spec": execution.spec.model_copy(update={"inputs": kept + added})})
+
+
+def _check_inputs(spec: PipelineSpec, execution: Execution, files: set[str]) -> None:
+    """Tell about missing, unknown and wrongly typed inputs before anything is stored."""
+    stand_in = File("", "", 0)
+    given: dict[str, Any] = {
+        item.name: stand_in if item.object is not None else item.value for item in execution.spec.inputs
+    }
+    given |= dict.fromkeys(files, stand_in)
+    try:
+        execution_inputs(list(spec.inputs), given, Limits())
+    except InvalidInputs as error:
+        lines = "\n".join(f"{problem}." for problem in error.problems)
+        raise click.UsageError(f"{lines}\nGive inputs with --input NAME=VALUE or --input NAME=@FILE.") from None
+
+
+def _folder_of(path: str) -> Path:
+    here = Path(path)
+    return here if here.is_dir() else (Path.cwd() if path == "-" else here.parent)
+
+
+async def run(request: RunRequest) -> int:
+    """Run it, show it, print the result; returns the exit code."""
+    shown: list[View] = [Quiet()]
+    told: set[str] = set()
+
+    def on_trouble(_: str, message: str) -> None:
+        if message not in told:  # it is tried again and again: say it once
+            told.add(message)
+            shown[0].tell(f"trouble, trying again: {message}")
+
+    session = LocalSession(
+        request.settings, on_pass=lambda _, state, tasks: shown[0].changed(state, tasks), on_trouble=on_trouble
+    )
+    try:
+        uid, resumed = await _take_up(session, request)
+        found = session.store.get(uid)
+        shown[0] = _view(request, session, uid, found["metadata"]["name"])
+        if resumed:
+            shown[0].tell(f"going on with {found['metadata']['name']}, which was interrupted (--new starts afresh)")
+        try:
+            found = await _run_until_signalled(session, uid, shown[0])
+        finally:
+            shown[0].close()
+    finally:
+        await session.close()
+    print_result(found, request.output, session.objects)
+    if request.output == "text":
+        print_failures(found, lambda attempt: session.log_path(uid, attempt))
+    return _EXIT[found["status"]["phase"]]
+
+
+async def _take_up(session: LocalSession, request: RunRequest) -> tuple[str, bool]:
+    """The uid of what is run, and whether it is an interrupted execution."""
+    name, spec = request.pipeline
+    revision = session.revision(name, spec) if name else None
+    added = [
+        ExecutionInput(name=given, object=session.objects.add_input(path)) for given, path in request.files.items()
+    ]
+    kept = [given for given in request.execution.spec.inputs if given.name not in request.files]
+    execution = request.execution
+    if added:
+        execution = execution.model_copy(update={"spec": execution.spec.model_copy(update={"inputs": kept + added})})
+    source = request.source.absolute()
+    if not request.fresh:
+        uid = await session.interrupted(execution, revision=revision, source=source)
+        if uid is not None:
+            return uid, True
+    return session.submit(execution, revision=revision, source=source), False
+
+
+def _view(request: RunRequest, session: LocalSession, uid: str, name: str) -> View:
+    if request.quiet:
+        return Quiet()
+    if sys.stderr.isatty():
+        return Live(name, lambda attempt: session.log_path(uid, attempt))
+    click.echo(f"execution {name}", err=True)
+    return Lines()
+
+
+async def _run_until_signalled(session: LocalSession, uid: str, view: View) -> dict[str, Any]:
+    """Run; the first signal cancels the execution, the second ends what runs and leaves."""
+    task = asyncio.ensure_future(session.run(uid))
+    count = 0
+
+    def on_signal() -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            session.cancel(uid)
+            view.tell("cancelling; `finally` steps still run, a second Ctrl-C leaves at once")
+        else:
+            session.attempts.kill_all()
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if count < 2:
+            raise
+        raise click.Abort from None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,54 @@
+"""`python -m penstock.cli.reference`: writes docs/reference/ of statuses and commands from the code, or checks it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import click
+
+from penstock.cli.main import COMMANDS, cli
+from penstock.engine import reasons
+
+
+def pages() -> dict[str, str]:
+    """File name to content."""
+    return {"status.md": reasons.table(), "cli.md": _commands()}
+
+
+def _commands() -> str:
+    """The help of all commands, as Markdown."""
+    parts = ["# Commands", "", "Generated from the commands' own help.", ""]
+    with click.Context(cli, info_name="penstock") as context:
+        parts += ["```text", cli.get_help(context), "```", ""]
+        for name in COMMANDS:
+            command = cli.get_command(context, name)
+            if command is None:
+                raise LookupError(name)
+            with click.Context(command, info_name=name, parent=context) as inner:
+                parts += [f"## penstock {name}", "", "```text", command.get_help(inner), "```", ""]
+    return "\n".join(line.rstrip() for line in "\n".join(parts).splitlines()) + "\n"
+
+
+def main() -> None:
+    """Write or check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if a file is not what would be written")
+    parser.add_argument("--folder", type=Path, default=Path("docs/reference"))
+    options = parser.parse_args()
+    drifted = []
+    for name, content in pages().items():
+        path: Path = options.folder / name
+        if options.check:
+            if not path.exists() or path.read_text(encoding="utf-8") != content:
+                drifted.append(str(path))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+    if drifted:
+        sys.exit(f"not up to date: {', '.join(drifted)}; run `make generate`")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""`penstock run`: a pipeline here and now, with the same engine that a cluster has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("run")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.option(
+    "--input", "-i", "inputs", multiple=True, metavar="NAME=VALUE|NAME=@FILE", help="One input; may be repeated."
+)
+@click.option(
+    "--output", "-o", type=click.Choice(["text", "json", "yaml"]), default="text", help="How to print the result."
+)
+@click.option("--pipeline", metavar="NAME", help="Which pipeline, where the files have several.")
+@click.option("--name", metavar="NAME", help="Name of the execution; made from the pipeline's by default.")
+@click.option(
+    "--runner",
+    type=click.Choice(["process", "docker", "podman"]),
+    default="process",
+    help="Run steps as processes of this machine, or in containers.",
+)
+@click.option(
+    "--parallel", type=click.IntRange(1, 1_000), metavar="N", help="Attempts at once; the number of CPUs by default."
+)
+@click.option(
+    "--source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder whose files processes find in their working directory; the folder of the first FILE by default.",
+)
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="PENSTOCK_HOME",
+    default=Path(".penstock"),
+    show_default=True,
+    show_envvar=True,
+    help="Where executions, logs and files are kept.",
+)
+@click.option("--new", is_flag=True, help="Start afresh even if an interrupted execution could go on.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
+def command(**options: Any) -> int:
+    """Run the pipeline or the execution in FILE… and wait for its end.
+
+    Values are read by the declared type of their input: text as it is, other types as JSON; @FILE hands over a file or
+    folder. Ctrl-C cancels the execution, and its `finally` steps still run; a second Ctrl-C leaves at once. If penstock
+    itself was ended in the middle, the same command goes on where it was, and no finished step runs again.
+    """
+    import asyncio  # noqa: PLC0415 - 50 ms that --help need not pay
+
+    from penstock.cli import local_run  # noqa: PLC0415
+
+    request = local_run.prepare(**options)
+    return asyncio.run(local_run.run(request))

@@ -1,0 +1,245 @@
+"""One penstock process at work on one machine: the ports wired to the controller, executions taken up and run.
+
+What must not live here: anything that is shown to people, and any decision about an execution.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from penstock.api.execution import Execution
+from penstock.api.pipeline import PipelineSpec
+from penstock.controller.loop import Controller
+from penstock.controller.ports import Clock
+from penstock.engine.state import ExecutionState
+from penstock.engine.types import AttemptId, Limits, TaskId
+from penstock.local.attempts import LocalAttempts, Machine
+from penstock.local.database import Database
+from penstock.local.home import Busy, Home, Ids, Ownership, RandomIds
+from penstock.local.journal import Journal
+from penstock.local.objects import Objects
+from penstock.local.store import Cache, Revision, Store
+
+QUIET_SECONDS = 0.5
+"""How long a change that is not worth a write of its own waits for one; writes are cheap here."""
+
+OnPass = Callable[[str, ExecutionState, Sequence[TaskId]], None]
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        """Seconds since the epoch, rounded to milliseconds."""
+        return round(time.time(), 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a session works with.
+
+    Attributes:
+        home: folder for executions, logs and files.
+        runner: `process`, `docker` or `podman`.
+        parallel: attempts at once; None: the number of CPUs, at least 2.
+        limits: bounds of executions.
+    """
+
+    home: Path
+    runner: str = "process"
+    parallel: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+class LocalSession:
+    """Runs executions of one home.
+
+    Args:
+        settings: what to work with.
+        on_pass: called after each pass of an execution with its uid, its state and the records that changed.
+        on_trouble: called with an execution's uid and a sentence when something failed that will be tried again.
+        clock: the time.
+        ids: where uids and generated names come from.
+
+    Raises:
+        LocalError: the home cannot be used, or there is no such runner on this machine.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_pass: OnPass | None = None,
+        on_trouble: Callable[[str, str], None] | None = None,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
+        self.home = Home(settings.home)
+        self._database = Database(self.home)
+        self.objects = Objects(self.home)
+        self.store = Store(self._database, self.objects, clock=clock, ids=ids or RandomIds())
+        self._owned: dict[str, Ownership] = {}
+        self._finished: dict[str, asyncio.Event] = {}
+        machine = Machine(
+            home=self.home,
+            journal=Journal(self._database),
+            objects=self.objects,
+            clock=clock,
+            info=self.store.run_info,
+            notify=self._notify,
+            parallel=settings.parallel or max(2, os.cpu_count() or 2),
+            limits=settings.limits,
+        )
+        self.attempts = _attempts(machine, settings.runner)
+        self._controller = Controller(
+            executions=self.store,
+            attempts=self.attempts,
+            cache=Cache(self._database, self.objects),
+            clock=clock,
+            limits=settings.limits,
+            quiet_seconds=QUIET_SECONDS,
+            on_pass=on_pass,
+            on_finished=self._on_finished,
+            on_trouble=on_trouble,
+        )
+
+    def _notify(self, uid: str) -> None:
+        self._controller.mark(uid)
+
+    def _on_finished(self, uid: str) -> None:
+        if uid in self._finished:
+            self._finished[uid].set()
+
+    def revision(self, pipeline: str, spec: PipelineSpec) -> Revision:
+        """The revision of a pipeline that has this spec; a new one if none has."""
+        return self.store.add_revision(pipeline, spec)
+
+    def submit(self, execution: Execution, *, revision: Revision | None, source: Path | None) -> str:
+        """Store a new execution, owned by this process; returns its uid.
+
+        Args:
+            execution: the manifest.
+            revision: what it runs; None where its spec holds the pipeline itself.
+            source: the folder whose entries its steps find in their working directory.
+
+        Raises:
+            LocalError: its name is taken, or an input names an object that is not there.
+        """
+        uid = self.store.new_uid()
+        ownership = Ownership(self.home, uid)
+        spec = revision.spec if revision is not None else execution.spec.pipeline_spec
+        cached = spec is not None and any(step.cache is not None for step in (*spec.steps, *spec.finally_))
+        code = sources_digest(source, self.home.root) if source is not None and cached else ""
+        try:
+            self.store.create(execution, revision=revision, uid=uid, source=source, code=code)
+        except BaseException:
+            ownership.release()
+            raise
+        self._owned[uid] = ownership
+        return uid
+
+    async def interrupted(self, execution: Execution, *, revision: Revision | None, source: Path | None) -> str | None:
+        """An unfinished execution that nobody runs and that is what `execution` asks for; owned from now on.
+
+        It has the same pipeline revision, inputs and source folder, and its name if `execution` has one.
+        """
+        wanted = execution.spec.manifest()
+        wanted_source = None if source is None else Path(os.path.abspath(source))  # noqa: PTH100 - touches no file
+        for uid in reversed(self.store.unfinished()):
+            found = self.store.get(uid)
+            spec = {key: value for key, value in found["spec"].items() if key not in {"cancel", "suspend"}}
+            if spec != {key: value for key, value in wanted.items() if key not in {"cancel", "suspend"}}:
+                continue
+            if execution.metadata.name not in {None, found["metadata"]["name"]}:
+                continue
+            loaded = await self.store.load(uid)
+            if loaded is None or (revision is not None and loaded.revision != revision.name):
+                continue
+            if self.store.run_info(uid).source != wanted_source:
+                continue
+            try:
+                self._owned[uid] = Ownership(self.home, uid)
+            except Busy:
+                continue
+            return uid
+        return None
+
+    async def run(self, uid: str) -> dict[str, Any]:
+        """Run an execution that this process owns to its end; returns it as `kubectl get -o json` would show it.
+
+        Raises:
+            Halt: it cannot go on until a person has done something; it is taken up again at the next start.
+        """
+        finished = self._finished[uid] = asyncio.Event()
+        self._controller.mark(uid)
+        work = asyncio.create_task(self._controller.run())
+        wait = asyncio.create_task(finished.wait())
+        try:
+            await asyncio.wait({work, wait}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            for task in (work, wait):
+                task.cancel()
+            await asyncio.gather(work, wait, return_exceptions=True)
+            self._owned.pop(uid).release()
+        return self.store.get(uid)
+
+    def cancel(self, uid: str) -> None:
+        """Ask that an execution be cancelled; its `finally` steps still run."""
+        self.store.set_cancel(uid)
+        self._controller.mark(uid)
+
+    def log_path(self, uid: str, attempt: AttemptId) -> Path:
+        """The file that has what an attempt prints; it need not exist yet."""
+        return self.attempts.log_path(uid, attempt)
+
+    async def close(self) -> None:
+        """Let go of everything. What runs goes on, and is taken up by the next session."""
+        await self.attempts.close()
+        for ownership in self._owned.values():
+            ownership.release()
+        self._database.close()
+
+
+def _attempts(machine: Machine, runner: str) -> LocalAttempts:
+    if runner == "process":
+        from penstock.local.processes import ProcessAttempts  # noqa: PLC0415 - only what is used
+
+        return ProcessAttempts(machine)
+    from penstock.local.containers import ContainerAttempts  # noqa: PLC0415
+
+    return ContainerAttempts(machine, engine=runner)
+
+
+def sources_digest(source: Path, home: Path) -> str:
+    """A digest of what is in a source folder, so that cached outputs are not reused when a script has changed.
+
+    Counts the path, size and time of change of every file; hidden entries and the home are left out. Contents are not
+    read: a folder may hold much data.
+    """
+    digest = hashlib.sha256()
+    for folder, names, files in os.walk(source):
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith((".", "__pycache__")) and Path(folder, name).absolute() != home
+        )
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            path = Path(folder, name)
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # a dangling link, or gone since
+            digest.update(f"{path.relative_to(source)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
