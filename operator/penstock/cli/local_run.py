@@ -199,10 +199,10 @@ async def _take_up(session: LocalSession, request: RunRequest) -> tuple[str, boo
     if added:
         execution = execution.model_copy(update={"spec": execution.spec.model_copy(update={"inputs": kept + added})})
     source = request.source.absolute()
-    if not request.fresh:
-        uid = await session.interrupted(execution, revision=revision, source=source)
-        if uid is not None:
+    while not request.fresh and (uid := await session.interrupted(execution, revision=revision, source=source)):
+        if not session.store.get(uid)["spec"].get("cancel"):
             return uid, True
+        await session.run(uid)  # it was cancelled and left in a hurry: that comes to its end first
     return session.submit(execution, revision=revision, source=source), False
 
 

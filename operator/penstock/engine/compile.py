@@ -222,7 +222,8 @@ class _Compiler:
         """Check an expression that must give a certain type."""
         compiled = self.expr(text, loc, extra, final=final, own=own)
         if compiled is not None and compiled.type.kind not in {wanted.kind, "any"}:
-            self.problem(loc, f"{what} must be a {wanted}, this gives a {compiled.type}", text, 1)
+            article = "an" if wanted.kind == "array" else "a"
+            self.problem(loc, f"{what} must be {article} {wanted}, this gives a {compiled.type}", text, 1)
             return None
         return compiled
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from penstock.engine.types import File, Value
 
@@ -330,12 +330,13 @@ def evaluate(expr: Expr, resolve: Callable[[str], Value], programs: dict[tuple[s
     if expr.bare:
         return resolve(expr.references[0].name)
     data: dict[str, Any] = {}
+    files: dict[str, File] = {}
     missing: Unavailable | None = None
     for reference in expr.references:
         try:
-            data[reference.name] = _to_cel(
-                resolve(reference.name), double=expr.doubles and _has_number(expr.variables[reference.name])
-            )
+            known = resolve(reference.name)
+            files |= {each.key: each for each in (known if isinstance(known, list) else [known]) if _is_file(each)}
+            data[reference.name] = _to_cel(known, double=expr.doubles and _has_number(expr.variables[reference.name]))
         except Unavailable as error:
             missing = missing or error
     key = (expr.text, expr.doubles)  # the same text may be read with doubles at one place and with ints at another
@@ -350,7 +351,7 @@ def evaluate(expr: Expr, resolve: Callable[[str], Value], programs: dict[tuple[s
         if missing is not None:
             raise missing
         raise ExpressionError(_runtime_message(expr.text, str(result.value())))
-    value: Value = _from_cel(result.plain_value(), expr.text)
+    value: Value = _from_cel(result.plain_value(), expr.text, files)
     return value
 
 
@@ -384,11 +385,17 @@ def _to_cel(value: Any, *, double: bool = False) -> Any:
     if isinstance(value, list):
         return [_to_cel(item, double=double) for item in value]
     if isinstance(value, dict):
-        return {key: _to_cel(item) for key, item in value.items()}
+        return {_to_cel(key): _to_cel(item) for key, item in value.items()}
+    if isinstance(value, str) and "\0" in value:  # the CEL library would cut it off there
+        raise ExpressionError("an expression cannot work on text with a NUL character; pass it on as it is")
     return value
 
 
-def _from_cel(value: Any, text: str) -> Any:
+def _is_file(value: Value) -> TypeGuard[File]:
+    return isinstance(value, File)
+
+
+def _from_cel(value: Any, text: str, files: Mapping[str, File]) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -396,11 +403,14 @@ def _from_cel(value: Any, text: str) -> Any:
             raise ExpressionError(f"cannot use {text!r}: its value {value} is not a JSON number")
         return value
     if isinstance(value, list):
-        return [_from_cel(item, text) for item in value]
+        return [_from_cel(item, text, files) for item in value]
     if isinstance(value, dict):
         if _FILE_MARK in value:
-            return File(value[_FILE_MARK], value["sha256"], value["size"], value["folder"])
+            # Only a file that came in goes out: no data may pass for a file of its own making.
+            if value[_FILE_MARK] not in files:
+                raise ExpressionError(f"cannot use {text!r}: the key {_FILE_MARK!r} is kept for files")
+            return files[value[_FILE_MARK]]
         if not all(isinstance(key, str) for key in value):
             raise ExpressionError(f"cannot use {text!r}: the keys of a map must be strings, as in JSON")
-        return {key: _from_cel(item, text) for key, item in value.items()}
+        return {key: _from_cel(item, text, files) for key, item in value.items()}
     raise ExpressionError(f"cannot use {text!r}: it gives a {type(value).__name__}; write string(…) around it")

@@ -41,7 +41,7 @@ QUIET_SECONDS = 0.05
 """How long the news that a command has begun may wait: most short steps are over by then, which saves a pass."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Run:
     """An attempt that was asked for and whose end is not recorded."""
 

@@ -20,7 +20,7 @@ from penstock.controller.loop import Controller
 from penstock.controller.ports import Clock
 from penstock.engine.state import ExecutionState
 from penstock.engine.types import AttemptId, Limits, TaskId
-from penstock.local.attempts import LocalAttempts, Machine
+from penstock.local.attempts import GRACE_SECONDS, LocalAttempts, Machine
 from penstock.local.database import Database
 from penstock.local.home import Busy, Home, Ids, Ownership, RandomIds
 from penstock.local.journal import Journal
@@ -29,6 +29,9 @@ from penstock.local.store import Cache, Revision, Store
 
 QUIET_SECONDS = 0.5
 """How long a change that is not worth a write of its own waits for one; writes are cheap here."""
+
+WATCH_SECONDS = 0.5
+"""How often it is looked whether another process has written to the database."""
 
 OnPass = Callable[[str, ExecutionState, Sequence[TaskId]], None]
 
@@ -50,12 +53,14 @@ class Settings:
         runner: `process`, `docker` or `podman`.
         parallel: attempts at once; None: the number of CPUs, at least 2.
         limits: bounds of executions.
+        grace_seconds: between asking an attempt to end and killing it.
     """
 
     home: Path
     runner: str = "process"
     parallel: int | None = None
     limits: Limits = field(default_factory=Limits)
+    grace_seconds: float = GRACE_SECONDS
 
 
 class LocalSession:
@@ -97,8 +102,13 @@ class LocalSession:
             notify=self._notify,
             parallel=settings.parallel or max(2, os.cpu_count() or 2),
             limits=settings.limits,
+            grace_seconds=settings.grace_seconds,
         )
-        self.attempts = _attempts(machine, settings.runner)
+        try:
+            self.attempts = _attempts(machine, settings.runner)
+        except BaseException:
+            self._database.close()
+            raise
         self._controller = Controller(
             executions=self.store,
             attempts=self.attempts,
@@ -149,10 +159,10 @@ class LocalSession:
     async def interrupted(self, execution: Execution, *, revision: Revision | None, source: Path | None) -> str | None:
         """An unfinished execution that nobody runs and that is what `execution` asks for; owned from now on.
 
-        It has the same pipeline revision, inputs and source folder, and its name if `execution` has one.
+        It has the same pipeline revision, inputs and source folder (an absolute path), and its name if `execution` has
+        one.
         """
         wanted = execution.spec.manifest()
-        wanted_source = None if source is None else Path(os.path.abspath(source))  # noqa: PTH100 - touches no file
         for uid in reversed(self.store.unfinished()):
             found = self.store.get(uid)
             spec = {key: value for key, value in found["spec"].items() if key not in {"cancel", "suspend"}}
@@ -163,7 +173,7 @@ class LocalSession:
             loaded = await self.store.load(uid)
             if loaded is None or (revision is not None and loaded.revision != revision.name):
                 continue
-            if self.store.run_info(uid).source != wanted_source:
+            if self.store.run_info(uid).source != source:
                 continue
             try:
                 self._owned[uid] = Ownership(self.home, uid)
@@ -173,25 +183,34 @@ class LocalSession:
         return None
 
     async def run(self, uid: str) -> dict[str, Any]:
-        """Run an execution that this process owns to its end; returns it as `kubectl get -o json` would show it.
+        """Run an execution to its end; returns it as `kubectl get -o json` would show it.
 
         Raises:
+            Busy: another process runs it.
             Halt: it cannot go on until a person has done something; it is taken up again at the next start.
         """
+        if uid not in self._owned:
+            self._owned[uid] = Ownership(self.home, uid)
         finished = self._finished[uid] = asyncio.Event()
         self._controller.mark(uid)
-        work = asyncio.create_task(self._controller.run())
-        wait = asyncio.create_task(finished.wait())
+        tasks = [asyncio.create_task(work) for work in (self._controller.run(), finished.wait(), self._watch(uid))]
         try:
-            await asyncio.wait({work, wait}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            for task in (work, wait):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(work, wait, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._owned.pop(uid).release()
         return self.store.get(uid)
+
+    async def _watch(self, uid: str) -> None:
+        """Look at the execution again when another process has written: it may have been cancelled or suspended."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._database.changed_by_others():
+                self._controller.mark(uid)
 
     def cancel(self, uid: str) -> None:
         """Ask that an execution be cancelled; its `finally` steps still run."""

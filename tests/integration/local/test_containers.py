@@ -7,12 +7,12 @@ import io
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.local.support import opened, submit
 
 from penstock.api.execution import Execution
 from penstock.api.pipeline import PipelineSpec
@@ -22,6 +22,20 @@ from penstock.local.session import LocalSession, Settings
 
 IMAGE = "localhost/penstock-test:1"
 _APPLETS = ("sh", "cat", "echo", "sleep", "true", "false", "wc", "cp", "id", "test", "touch")
+
+
+@asynccontextmanager
+async def opened(home: Path, *, runner: str = "process") -> AsyncIterator[LocalSession]:
+    """A session that is closed at the end of the block."""
+    session = LocalSession(Settings(home=home, runner=runner))
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+def submit(session: LocalSession, execution: Execution, spec: PipelineSpec, source: Path | None = None) -> str:
+    return session.submit(execution, revision=session.revision("p", spec), source=source)
 
 
 def _image() -> bytes:
@@ -42,9 +56,36 @@ def _image() -> bytes:
     return packed.getvalue()
 
 
+_NARROW = """
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+netns = "host"
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+"""
+"""Podman's settings for a machine that is itself a sandbox: no raising of limits, no network of its own."""
+
+
 @pytest.fixture(scope="module")
-def engine() -> Iterator[str]:
-    why = []
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    why: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for narrow in (False, True):
+            if narrow:
+                settings = tmp_path_factory.mktemp("podman") / "containers.conf"
+                settings.write_text(_NARROW)
+                patch.setenv("CONTAINERS_CONF", str(settings))
+            name = _working(why)
+            if name is not None:
+                yield name
+                subprocess.run([name, "rmi", "--force", IMAGE], capture_output=True, check=False, timeout=60)
+                return
+    pytest.skip("; ".join(why))
+
+
+def _working(why: list[str]) -> str | None:
+    """An engine that has run a container of the test's image; else `why` says what was wrong."""
     for name in ("podman", "docker"):
         if shutil.which(name) is None:
             why.append(f"{name} is not installed")
@@ -59,10 +100,8 @@ def engine() -> Iterator[str]:
         if tried.returncode:
             why.append(f"{name} run: {tried.stderr.decode().strip()[-200:]}")
             continue
-        yield name
-        subprocess.run([name, "rmi", "--force", IMAGE], capture_output=True, check=False, timeout=60)
-        return
-    pytest.skip("; ".join(why))
+        return name
+    return None
 
 
 def pipeline(*steps: dict[str, Any], **spec: Any) -> PipelineSpec:
@@ -74,9 +113,9 @@ async def run(home: Path, engine: str, spec: PipelineSpec) -> dict[str, Any]:
         uid = submit(
             session, Execution.model_validate({"metadata": {"name": "e"}, "spec": {"pipeline": {"name": "p"}}}), spec
         )
-        found = await asyncio.wait_for(session.run(uid), 120)
+        found: dict[str, Any] = await asyncio.wait_for(session.run(uid), 120)
     names = [container_name(uid, AttemptId(step["name"], -1, 1)) for step in found["status"]["steps"]]
-    left = subprocess.run([engine, "ps", "-a", "--format", "{{.Names}}"], capture_output=True, text=True, check=True)
+    left = subprocess.run([engine, "ps", "-a", "--format", "{{.Names}}"], capture_output=True, text=True, check=True)  # noqa: ASYNC221
     assert not set(names) & set(left.stdout.split()), "containers are removed"
     return found
 
@@ -140,7 +179,7 @@ async def test_a_container_that_ignores_the_request_to_end_is_killed(tmp_path: P
         task = asyncio.create_task(session.run(uid))
         up = tmp_path / "runs" / uid / "s" / "1" / "outputs" / "up"
         async with asyncio.timeout(60):
-            while not up.exists():
+            while not up.exists():  # noqa: ASYNC110 - it is a file
                 await asyncio.sleep(0.01)
         session.cancel(uid)
         found = await asyncio.wait_for(task, 60)

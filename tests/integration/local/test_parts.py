@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from integration.local.support import opened
 
 from penstock.engine.types import AttemptId, AttemptPhase, Observation
 from penstock.local.database import Database
 from penstock.local.home import BadObjectPath, Busy, Home, NotFound, Ownership, StoreFull
 from penstock.local.logs import last_line
 from penstock.local.objects import Objects, remove_tree
+from penstock.local.session import LocalSession, Settings
 from penstock.local.spawn import Command, is_alive, read_state, spawn
+
+
+@asynccontextmanager
+async def opened(home: Path, *, runner: str = "process") -> AsyncIterator[LocalSession]:
+    """A session that is closed at the end of the block."""
+    session = LocalSession(Settings(home=home, runner=runner))
+    try:
+        yield session
+    finally:
+        await session.close()
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import Drive, Driver, PipelineBuilder
 
+from builders import Drive, Driver, PipelineBuilder
 from penstock.engine.compile import CompiledPipeline
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from builders import NOON, Drive, Driver, PipelineBuilder, a_file, literal, pipeline
 
+from builders import NOON, Drive, Driver, PipelineBuilder, a_file, literal, pipeline
 from penstock.engine.types import CacheEntry, Limits
 
 

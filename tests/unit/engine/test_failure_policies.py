@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from builders import Drive, bound, pipeline
 
 
@@ -75,9 +76,15 @@ def test_with_continue_the_execution_goes_on_as_if_it_had_succeeded(drive: Drive
 
 
 def test_outputs_and_exit_code_of_a_continued_failure_are_usable(drive: Drive) -> None:
-    told = pipeline().output("n", "number", "steps.a.outputs.n").step(
-        "a", onFailure="Continue", outputs={"n": "number", "m": "number"}
-    ).step("b", inputs={"n": "steps.a.outputs.n", "code": "steps.a.exitCode", "m": bound("steps.a.outputs.m", default=0)})
+    told = (
+        pipeline()
+        .output("n", "number", "steps.a.outputs.n")
+        .step("a", onFailure="Continue", outputs={"n": "number", "m": "number"})
+        .step(
+            "b",
+            inputs={"n": "steps.a.outputs.n", "code": "steps.a.exitCode", "m": bound("steps.a.outputs.m", default=0)},
+        )
+    )
     x = drive(told).start().fail("a", exit_code=3, n=7)
     assert x.inputs("b") == {"n": 7, "code": 3, "m": 0}
     x.succeed("b")
@@ -85,7 +92,9 @@ def test_outputs_and_exit_code_of_a_continued_failure_are_usable(drive: Drive) -
 
 
 def test_an_output_that_a_continued_failure_did_not_write_skips(drive: Drive) -> None:
-    told = pipeline().step("a", onFailure="Continue", outputs={"n": "number"}).step("b", inputs={"n": "steps.a.outputs.n"})
+    told = (
+        pipeline().step("a", onFailure="Continue", outputs={"n": "number"}).step("b", inputs={"n": "steps.a.outputs.n"})
+    )
     x = drive(told.step("c", dependsOn=["b"])).start().fail("a")
     assert (x.phase("b"), x.reason("b"), x.phase("c")) == ("Skipped", "InputUnavailable", "Skipped")
     assert x.said("b") == "inputs: steps.a.outputs.n has no value, because its step did not give one"
@@ -100,7 +109,11 @@ def test_continue_comes_after_the_retries(drive: Drive) -> None:
 
 
 def test_continue_holds_for_errors_of_the_platform_too(drive: Drive) -> None:
-    x = drive(pipeline().step("a", onFailure="Continue").step("b", dependsOn=["a"])).start().end("a", reason="StepError")
+    x = (
+        drive(pipeline().step("a", onFailure="Continue").step("b", dependsOn=["a"]))
+        .start()
+        .end("a", reason="StepError")
+    )
     assert (x.phase("a"), x.in_flight) == ("Error", ["b"])
 
 

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from builders import Drive, Driver, PipelineBuilder, a_file, bound, literal, pipeline
 
+from builders import Drive, Driver, PipelineBuilder, a_file, bound, literal, pipeline
 from penstock.api.base import MAX_ITEMS
 from penstock.engine.fanout import merge
 from penstock.engine.types import Limits
@@ -338,7 +338,9 @@ def test_the_same_text_means_what_its_own_place_says(drive: Drive, *, turned: bo
 
 
 def test_a_literal_beside_items_is_the_same_for_all(drive: Drive) -> None:
-    told = pipeline().step("f", forEach={"items": [1, 2]}, inputs={"x": literal({"a": 1}), "d": bound("item", default=0)})
+    told = pipeline().step(
+        "f", forEach={"items": [1, 2]}, inputs={"x": literal({"a": 1}), "d": bound("item", default=0)}
+    )
     x = drive(told).start()
     assert [x.inputs("f[0]"), x.inputs("f[1]")] == [{"x": {"a": 1}, "d": 1}, {"x": {"a": 1}, "d": 2}]
 

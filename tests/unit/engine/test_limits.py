@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from builders import Drive, a_file, literal, pipeline
 
+from builders import Drive, a_file, literal, pipeline
 from penstock.engine.types import Limits
 
 OVERHEAD = len('{"s":""}')

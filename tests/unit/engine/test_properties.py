@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from builders import NOON, PipelineBuilder, bound, pipeline
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from builders import NOON, PipelineBuilder, bound, pipeline
 from penstock.api.execution import ExecutionStatus
 from penstock.engine import status
 from penstock.engine.compile import CompiledPipeline
@@ -39,6 +39,9 @@ FINISHED = {"Succeeded", "Cached", "Skipped", "Omitted", "Failed", "Error", "Can
 MANY = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+chance: st.SearchStrategy[bool] = st.booleans()
+
+
 # --- what may be drawn ------------------------------------------------------------------------------
 
 
@@ -59,25 +62,33 @@ def whens(draw: st.DrawFn, earlier: list[str], plain: list[str], *, each: bool, 
 
 
 @st.composite
+def fan_outs(draw: st.DrawFn, kind: str, fanned: list[str]) -> dict[str, Any]:
+    found: dict[str, Any]
+    if kind == "matrix":
+        axes = [{"name": "x", "items": [1, 2]}, {"name": "y", "items": [1, 2]}]
+        found = {"matrix": axes, "exclude": [{"x": 1, "y": 2}]}
+    elif kind == "from":
+        found = {"from": f"steps.{draw(st.sampled_from(fanned))}.outputs.n" if fanned else "[1, inputs.n]"}
+    else:
+        found = {"items": [] if kind == "empty" else [1, 2, 3]}
+    if draw(chance):
+        found["maxParallel"] = draw(st.integers(1, 2))
+    return found
+
+
+@st.composite
 def steps(draw: st.DrawFn, earlier: list[str], fanned: list[str], *, final: bool) -> dict[str, Any]:
     plain = [name for name in earlier if name not in fanned]
     step: dict[str, Any] = {"outputs": {"n": "number"}}
-    if waits := draw(st.lists(st.sampled_from(earlier), max_size=2, unique=True)) if earlier and not final else []:
-        step["dependsOn"] = waits
-    fan = draw(st.sampled_from([None, None, None, [], [1, 2, 3], "matrix", "from"]))
-    if fan == "matrix":
-        axes = [{"name": "x", "items": [1, 2]}, {"name": "y", "items": [1, 2]}]
-        step["forEach"] = {"matrix": axes, "exclude": [{"x": 1, "y": 2}]}
-    elif fan == "from":
-        step["forEach"] = {"from": f"steps.{draw(st.sampled_from(fanned))}.outputs.n" if fanned else "[1, inputs.n]"}
-    elif fan is not None:
-        step["forEach"] = {"items": fan}
-    if fan is not None and draw(st.booleans()):
-        step["forEach"]["maxParallel"] = draw(st.integers(1, 2))
+    if earlier and not final:
+        step["dependsOn"] = draw(st.lists(st.sampled_from(earlier), max_size=2, unique=True))
+    fan = draw(st.sampled_from([None, None, None, "empty", "items", "matrix", "from"]))
+    if fan is not None:
+        step["forEach"] = draw(fan_outs(fan, fanned))
     inputs: dict[str, Any] = {"attempt": "attempt"}
-    if plain and draw(st.booleans()):
+    if plain and draw(chance):
         source = f"steps.{draw(st.sampled_from(plain))}.outputs.n"
-        inputs["n"] = bound(source, default=0) if draw(st.booleans()) else f"{source} + 1"
+        inputs["n"] = bound(source, default=0) if draw(chance) else f"{source} + 1"
     if fan is not None:
         inputs["i"] = "index"
     step["inputs"] = inputs
@@ -120,7 +131,7 @@ def pipelines(draw: st.DrawFn) -> PipelineBuilder:
             if "forEach" in fields:
                 fanned.append(name)
     plain = [name for name in names if name not in fanned and name.startswith("s")]
-    if plain and draw(st.booleans()):
+    if plain and draw(chance):
         told.output("n", "number", f"steps.{draw(st.sampled_from(plain))}.outputs.n")
     fields = {"failurePolicy": draw(st.sampled_from(["FailFast", "FinishRunning"]))}
     for field, values in (("maxParallel", [1, 2]), ("timeoutSeconds", [10, 30]), ("finallyTimeoutSeconds", [10])):
@@ -142,9 +153,7 @@ KINDS = (
     + ["wait"] * 3
     + ["error", "disrupt", "lose", "timeout", "invalid", "repeat", "stale", "suspend", "resume", "both", "end-stopped"]
 )
-whims = st.lists(
-    st.tuples(st.sampled_from([*KINDS, "cancel"]), st.integers(0, 40)).map(lambda pair: Whim(pair)), max_size=30
-)
+whims = st.lists(st.tuples(st.sampled_from([*KINDS, "cancel"]), st.integers(0, 40)).map(Whim), max_size=30)
 
 
 # --- telling it -------------------------------------------------------------------------------------

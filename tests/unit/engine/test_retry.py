@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import NOON, Drive, PipelineBuilder, pipeline
 
+from builders import NOON, Drive, PipelineBuilder, pipeline
 from penstock.engine.types import Limits
 
 

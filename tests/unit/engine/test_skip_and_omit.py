@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from builders import Drive, a_file, bound, literal, pipeline
 
 
@@ -61,8 +62,10 @@ def test_steps_start_in_the_order_of_the_manifest(drive: Drive) -> None:
 @pytest.mark.parametrize("dead", ["fail", "skip", "omit"])
 @pytest.mark.parametrize("edge", ["data", "dependsOn"])
 def test_the_fate_of_a_dependency_is_passed_on(drive: Drive, dead: str, edge: str) -> None:
-    told = pipeline().step("r", onFailure="Fail").step(
-        "a", outputs={"n": "number"}, **({"when": "false"} if dead == "skip" else {"dependsOn": ["r"]})
+    told = (
+        pipeline()
+        .step("r", onFailure="Fail")
+        .step("a", outputs={"n": "number"}, **({"when": "false"} if dead == "skip" else {"dependsOn": ["r"]}))
     )
     told.step("b", **({"inputs": {"n": "steps.a.outputs.n"}} if edge == "data" else {"dependsOn": ["a"]}))
     told.step("c", dependsOn=["b"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from builders import Drive, PipelineBuilder, pipeline
 
 
@@ -139,7 +140,11 @@ def test_names_with_dashes_are_written_with_underscores(drive: Drive) -> None:
 
 def test_a_recovery_step_heals_nothing_but_runs_under_fail_fast(drive: Drive) -> None:
     x = drive(
-        pipeline().step("a").step("slow").step("fix", when="steps.a.status == 'Failed'").step("after", dependsOn=["fix"])
+        pipeline()
+        .step("a")
+        .step("slow")
+        .step("fix", when="steps.a.status == 'Failed'")
+        .step("after", dependsOn=["fix"])
     ).start()
     x.fail("a")
     assert x.stop_reasons == {"slow": "FailedFast"}
