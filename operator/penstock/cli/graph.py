@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from penstock.cli.main import emit
+
 if TYPE_CHECKING:
     from penstock.engine.compile import CompiledPipeline, CompiledStep
 
@@ -30,7 +32,7 @@ def command(file: str, form: str, pipeline: str | None) -> None:
         raise InvalidManifest(problems)
     name, spec = one_pipeline(documents, pipeline)
     compiled = compile_pipeline(spec)
-    click.echo(_mermaid(compiled) if form == "mermaid" else _text(name, compiled))
+    emit(_mermaid(compiled) if form == "mermaid" else _text(name, compiled))
 
 
 def _text(name: str, pipeline: CompiledPipeline) -> str:

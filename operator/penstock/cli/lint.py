@@ -6,7 +6,7 @@ import json
 
 import click
 
-from penstock.cli.main import FAILED, OK
+from penstock.cli.main import FAILED, OK, emit
 
 
 @click.command("lint")
@@ -25,14 +25,14 @@ def command(files: tuple[str, ...], output: str, strict: bool) -> int:
     problems = [problem for document in documents for problem in document.problems]
     errors = [problem for problem in problems if strict or problem.severity == "error"]
     if output == "json":
-        click.echo(json.dumps([problem.to_json() for problem in problems], indent=2, ensure_ascii=False))
+        emit(json.dumps([problem.to_json() for problem in problems], indent=2, ensure_ascii=False))
     else:
         for problem in problems:
             place = ":".join(str(part) for part in (problem.file, problem.line) if part is not None)
-            click.echo(f"{place}: {problem.severity}: {problem.sentence()}")
+            emit(f"{place}: {problem.severity}: {problem.sentence()}")
         ours = sum(document.ours for document in documents)
         warnings = len(problems) - len(errors)
         counts = f"{len(errors)} error{'' if len(errors) == 1 else 's'}"
         counts += f", {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""
-        click.echo(f"{ours} object{'' if ours == 1 else 's'} checked, {counts}", err=True)
+        emit(f"{ours} object{'' if ours == 1 else 's'} checked, {counts}", err=True)
     return FAILED if errors else OK

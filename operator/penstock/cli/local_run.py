@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from penstock.api.base import Metadata, PipelineRef
 from penstock.api.execution import Execution, ExecutionInput, ExecutionSpec
 from penstock.api.manifest import Document
 from penstock.api.pipeline import PipelineSpec
-from penstock.api.problems import InvalidManifest
+from penstock.api.problems import InvalidManifest, structural_problems
 from penstock.cli.choose import one_pipeline
 from penstock.cli.inputs import parse
-from penstock.cli.main import CANCELLED, ERROR, FAILED, OK
+from penstock.cli.main import CANCELLED, ERROR, FAILED, OK, emit
 from penstock.cli.manifests import read_all
 from penstock.cli.result import print_failures, print_result
 from penstock.cli.view import Lines, Live, Quiet, View
@@ -27,6 +28,7 @@ from penstock.engine.compile import compile_pipeline
 from penstock.engine.types import File, Limits
 from penstock.engine.wiring import InvalidInputs, execution_inputs
 from penstock.local.session import LocalSession, Settings
+from penstock.local.sources import MAX_BYTES, MAX_FILES, scan
 
 _EXIT = {"Succeeded": OK, "Failed": FAILED, "Error": ERROR, "Cancelled": CANCELLED}
 
@@ -86,7 +88,7 @@ def prepare(
     given = parse(spec, inputs)
     execution = _with_inputs(execution, given.values)
     if name is not None:
-        execution = execution.model_copy(update={"metadata": Metadata(name=name)})
+        execution = execution.model_copy(update={"metadata": _named(execution.metadata, name)})
     if execution.spec.suspend:
         raise click.UsageError(
             "spec.suspend is true, so nothing would be started here; take it out or set it to false."
@@ -135,6 +137,21 @@ def _with_inputs(execution: Execution, values: dict[str, Any]) -> Execution:
     if not added:
         return execution
     return execution.model_copy(update={"spec": execution.spec.model_copy(update={"inputs": kept + added})})
+
+
+def _named(metadata: Metadata, name: str) -> Metadata:
+    """Metadata with another name.
+
+    Raises:
+        click.UsageError: it is not a name for an object.
+    """
+    given = {**metadata.model_dump(by_alias=True, exclude_unset=True), "name": name}
+    given.pop("generateName", None)
+    try:
+        return Metadata.model_validate(given)
+    except ValidationError as error:
+        found = structural_problems(error.errors(include_url=False, include_input=False), Metadata, given, {})
+        raise click.UsageError("\n".join(f'--name "{name}": {problem.message}.' for problem in found)) from None
 
 
 def _check_inputs(spec: PipelineSpec, execution: Execution, files: set[str]) -> None:
@@ -198,7 +215,13 @@ async def _take_up(session: LocalSession, request: RunRequest) -> tuple[str, boo
     execution = request.execution
     if added:
         execution = execution.model_copy(update={"spec": execution.spec.model_copy(update={"inputs": kept + added})})
-    source = request.source.absolute()
+    source = scan(request.source, session.home.root)
+    if source is None:
+        click.echo(
+            f"penstock: {request.source} has more than {MAX_FILES:,} files or {MAX_BYTES >> 20} MiB, so steps do not "
+            "find its files in their working directory; name a smaller folder with --source",
+            err=True,
+        )
     while not request.fresh and (uid := await session.interrupted(execution, revision=revision, source=source)):
         if not session.store.get(uid)["spec"].get("cancel"):
             return uid, True
@@ -209,9 +232,9 @@ async def _take_up(session: LocalSession, request: RunRequest) -> tuple[str, boo
 def _view(request: RunRequest, session: LocalSession, uid: str, name: str) -> View:
     if request.quiet:
         return Quiet()
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         return Live(name, lambda attempt: session.log_path(uid, attempt))
-    click.echo(f"execution {name}", err=True)
+    emit(f"execution {name}", err=True)
     return Lines()
 
 

@@ -5,7 +5,9 @@ Imports as little as it can; commands live in modules of their own.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         complain("stopped")
         sys.exit(CANCELLED)
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):  # nobody reads standard error
+            error.show()
         sys.exit(USAGE)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(OK)
     except Exception as error:
         if "--debug" in arguments:
             raise
@@ -113,8 +113,11 @@ def _explain(error: Exception) -> int:
         complain(str(error))
         return USAGE
     from penstock.controller.ports import Halt, Transient  # noqa: PLC0415
-    from penstock.local.home import LocalError  # noqa: PLC0415
+    from penstock.local.home import BadObjectPath, LocalError, NameTaken, NotFound  # noqa: PLC0415
 
+    if isinstance(error, NameTaken | NotFound | BadObjectPath):  # of what was given: nothing was started
+        complain(str(error))
+        return USAGE
     if isinstance(error, LocalError | Halt | Transient):
         complain(str(error))
         return ERROR
@@ -125,4 +128,20 @@ def _explain(error: Exception) -> int:
 
 def complain(message: str) -> None:
     """One error for people."""
-    click.echo(f"penstock: {message}", err=True)
+    emit(f"penstock: {message}", err=True)
+
+
+def emit(text: str, *, nl: bool = True, err: bool = False) -> None:
+    """Print; that nobody reads it any more (`| head`) changes nothing about what a command does and how it exits.
+
+    What goes to standard error is never worth the end of an execution. If standard output cannot be written for another
+    reason than its reader, such as a full disk, the command ends with a message and the code of an `Error`.
+    """
+    try:
+        click.echo(text, nl=nl, err=err)
+    except OSError as error:
+        # What Python has buffered would fail once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2 if err else 1)
+        if not err and not isinstance(error, BrokenPipeError):
+            complain(f"standard output cannot be written: {error.strerror}; the command did its work all the same")
+            sys.exit(ERROR)

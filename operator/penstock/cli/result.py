@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
-
+from penstock.cli.main import emit
 from penstock.cli.view import duration
 from penstock.engine.status import from_timestamp, load_value
 from penstock.engine.types import AttemptId, File
@@ -25,12 +24,12 @@ _FAILURES = 5
 def print_result(execution: dict[str, Any], output: str, objects: Objects) -> None:
     """Print a finished execution on standard output."""
     if output == "json":
-        click.echo(json.dumps(execution, indent=2, ensure_ascii=False))
+        emit(json.dumps(execution, indent=2, ensure_ascii=False))
         return
     if output == "yaml":
         import yaml  # noqa: PLC0415 - only for this
 
-        click.echo(yaml.safe_dump(execution, sort_keys=False, allow_unicode=True), nl=False)
+        emit(yaml.safe_dump(execution, sort_keys=False, allow_unicode=True), nl=False)
         return
     status = execution["status"]
     text = f"{execution['metadata']['name']} {status['phase']}"
@@ -38,11 +37,11 @@ def print_result(execution: dict[str, Any], output: str, objects: Objects) -> No
         text += f" in {duration(from_timestamp(status['finishedAt']) - from_timestamp(status['startedAt']))}"
     if status["phase"] != "Succeeded" and status.get("message"):
         text += f" ({status['reason']}): {status['message']}"
-    click.echo(text)
+    emit(text)
     outputs = status.get("outputs", [])
     width = max((len(entry["name"]) for entry in outputs), default=0)
     for entry in outputs:
-        click.echo(f"  {entry['name']:<{width}}  {_shown(load_value(entry), objects)}")
+        emit(f"  {entry['name']:<{width}}  {_shown(load_value(entry), objects)}")
 
 
 def _shown(value: Any, objects: Objects) -> str:
@@ -59,12 +58,14 @@ def print_failures(execution: dict[str, Any], log_path: Callable[[AttemptId], Pa
     failures = list(_failures(execution["status"]))
     for title, attempt in failures[:_FAILURES]:
         path = log_path(attempt)
+        if not path.exists():
+            continue  # it was never started
         lines = tail(path, _LOG_LINES)
-        click.echo(f"\n{title}: {'its last lines, ' if lines else ''}log {path}", err=True)
+        emit(f"\n{title}: {'its last lines, ' if lines else ''}log {path}", err=True)
         for line in lines:
-            click.echo(f"  {line}", err=True)
+            emit(f"  {line}", err=True)
     if len(failures) > _FAILURES:
-        click.echo(f"\n{len(failures) - _FAILURES} more steps or items failed; see --output json", err=True)
+        emit(f"\n{len(failures) - _FAILURES} more steps or items failed; see --output json", err=True)
 
 
 def _failures(status: dict[str, Any]) -> Iterator[tuple[str, AttemptId]]:

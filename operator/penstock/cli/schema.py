@@ -6,6 +6,8 @@ import json
 
 import click
 
+from penstock.cli.main import emit
+
 
 @click.command("schema")
 @click.argument(
@@ -22,4 +24,4 @@ def command(kind: str | None) -> None:
     """
     from penstock.api.schema import json_schema  # noqa: PLC0415 - pydantic is not needed for --help
 
-    click.echo(json.dumps(json_schema(kind), indent=2))
+    emit(json.dumps(json_schema(kind), indent=2))

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import click
-
 from penstock.api.execution import StepPhase
+from penstock.cli.main import emit
 from penstock.engine.state import STEP, ExecutionState, TaskState
 from penstock.engine.types import AttemptId, TaskId
 from penstock.local.logs import last_line
@@ -93,7 +92,7 @@ class Quiet:
 
     def tell(self, message: str) -> None:
         """One line."""
-        click.echo(message, err=True)
+        emit(message, err=True)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -115,7 +114,7 @@ class Lines(Quiet):
             self._last[task] = seen
             if task.index == STEP and state.compiled(task).fan_out is not None and not record.phase.finished:
                 continue
-            click.echo(f"{title(task):<24} {_sentence(record)}", err=True)
+            emit(f"{title(task):<24} {_sentence(record)}", err=True)
 
 
 def _sentence(record: TaskState) -> str:

@@ -2,7 +2,7 @@
 
 Shared by processes and containers; nothing here starts anything. In `runs/<uid>/<step>[/<index>]/<attempt>/`:
 
-    work/      the working directory: the entries of the source folder, linked (not for containers)
+    work/      the working directory: the entries of the execution's copy of the source folder, linked
     inputs/    $PENSTOCK_INPUTS
     outputs/   $PENSTOCK_OUTPUTS
     output     $PENSTOCK_OUTPUT
@@ -112,38 +112,6 @@ class Left:
     outputs: Mapping[str, Value]
     reason: Reason | None = None
     message: str | None = None
-
-
-class Sources:
-    """The entries of source folders, which every attempt finds in its working directory.
-
-    Args:
-        home: the folder that must not be among them: Penstock's own.
-    """
-
-    def __init__(self, home: Path) -> None:
-        self._home = home.resolve()
-        self._known: dict[Path, tuple[int, tuple[str, ...]]] = {}
-
-    def link(self, source: Path, work: Path) -> None:
-        """Link every entry of `source` into `work`, hidden ones and Penstock's own folder left out.
-
-        Raises:
-            OSError: it cannot be read, or links cannot be made.
-        """
-        for name in self._names(source):
-            os.symlink(source / name, work / name)  # noqa: PTH211 - many for each attempt: no Path objects
-
-    def _names(self, source: Path) -> tuple[str, ...]:
-        changed = source.stat().st_mtime_ns
-        known = self._known.get(source)
-        if known is not None and known[0] == changed:
-            return known[1]
-        with os.scandir(source) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".")]
-        kept = tuple(sorted(name for name in names if (source / name).resolve() != self._home))
-        self._known[source] = (changed, kept)
-        return kept
 
 
 def split_inputs(

@@ -6,6 +6,7 @@ No SQL and no processes here. Layout of a home:
     objects/<uid>/<step>[/<index>]/<attempt>/…    files and folders that steps gave
     datastore/…                                   the user's own objects; `uploads/` holds files given on a command line
     runs/<uid>/.lock                              held by the process that runs the execution
+    runs/<uid>/.source/…                          the execution's copy of the files beside the manifest
     runs/<uid>/<step>[/<index>]/<attempt>/        one attempt: see `folders`
 """
 
@@ -109,6 +110,10 @@ class Home:
     def run(self, uid: str) -> Path:
         """Folder of one execution."""
         return self.runs / uid
+
+    def source(self, uid: str) -> Path:
+        """The copy of the source folder that one execution's steps see."""
+        return self.runs / uid / ".source"
 
     def attempt(self, uid: str, attempt: AttemptId) -> Path:
         """Folder of one attempt."""

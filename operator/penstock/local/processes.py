@@ -15,8 +15,9 @@ from pathlib import Path
 from penstock.api.pipeline import Step
 from penstock.engine.reasons import Reason
 from penstock.engine.types import File, StartAttempt, Value
+from penstock.local import sources
 from penstock.local.attempts import LocalAttempts, Machine, declared_outputs
-from penstock.local.folders import CannotStart, Folder, Sources, split_inputs
+from penstock.local.folders import CannotStart, Folder, split_inputs
 from penstock.local.spawn import Command
 from penstock.local.store import RunInfo
 from penstock.step.inputs import contract_env, expand, write_inputs
@@ -44,7 +45,6 @@ class ProcessAttempts(LocalAttempts):
         self._environ["PATH"] = os.pathsep.join(
             part for part in (str(self._python.parent), self._environ.get("PATH", os.defpath)) if part
         )
-        self._sources = Sources(machine.home.root)
         self._programs: dict[tuple[str, str], str] = {}
 
     def prepare(self, key: str, start: StartAttempt, folder: Folder, info: RunInfo) -> Command:
@@ -69,7 +69,7 @@ class ProcessAttempts(LocalAttempts):
         if step.function is not None:
             env |= function_types(start)
         if info.source is not None:
-            self._sources.link(info.source, folder.work)
+            sources.link(info.source, folder.work)
             env["PYTHONPATH"] = os.pathsep.join(part for part in (str(info.source), env.get("PYTHONPATH")) if part)
         argv = command_line(step, variables, python=str(self._python))
         if argv is None:

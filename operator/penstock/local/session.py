@@ -6,7 +6,6 @@ What must not live here: anything that is shown to people, and any decision abou
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +21,10 @@ from penstock.engine.state import ExecutionState
 from penstock.engine.types import AttemptId, Limits, TaskId
 from penstock.local.attempts import GRACE_SECONDS, LocalAttempts, Machine
 from penstock.local.database import Database
-from penstock.local.home import Busy, Home, Ids, Ownership, RandomIds
+from penstock.local.home import Busy, Home, Ids, LocalError, Ownership, RandomIds, full_disk, is_full
 from penstock.local.journal import Journal
 from penstock.local.objects import Objects
+from penstock.local.sources import Tree, copy
 from penstock.local.store import Cache, Revision, Store
 
 QUIET_SECONDS = 0.5
@@ -132,35 +132,40 @@ class LocalSession:
         """The revision of a pipeline that has this spec; a new one if none has."""
         return self.store.add_revision(pipeline, spec)
 
-    def submit(self, execution: Execution, *, revision: Revision | None, source: Path | None) -> str:
+    def submit(self, execution: Execution, *, revision: Revision | None, source: Tree | None) -> str:
         """Store a new execution, owned by this process; returns its uid.
 
         Args:
             execution: the manifest.
             revision: what it runs; None where its spec holds the pipeline itself.
-            source: the folder whose entries its steps find in their working directory.
+            source: the folder of which its steps find a copy in their working directory; None if there is none.
 
         Raises:
-            LocalError: its name is taken, or an input names an object that is not there.
+            LocalError: its name is taken, an input names an object that is not there, or there is no space.
         """
         uid = self.store.new_uid()
         ownership = Ownership(self.home, uid)
-        spec = revision.spec if revision is not None else execution.spec.pipeline_spec
-        cached = spec is not None and any(step.cache is not None for step in (*spec.steps, *spec.finally_))
-        code = sources_digest(source, self.home.root) if source is not None and cached else ""
+        copied = None if source is None else self.home.source(uid)
         try:
-            self.store.create(execution, revision=revision, uid=uid, source=source, code=code)
+            if source is not None and copied is not None:
+                copy(source, copied)
+            code = "" if source is None else source.digest
+            self.store.create(execution, revision=revision, uid=uid, source=copied, code=code)
+        except OSError as error:
+            ownership.release()
+            if is_full(error):
+                raise full_disk(self.home.root) from error
+            raise LocalError(f"{error.filename}: cannot be copied for the steps ({error.strerror})") from error
         except BaseException:
             ownership.release()
             raise
         self._owned[uid] = ownership
         return uid
 
-    async def interrupted(self, execution: Execution, *, revision: Revision | None, source: Path | None) -> str | None:
+    async def interrupted(self, execution: Execution, *, revision: Revision | None, source: Tree | None) -> str | None:
         """An unfinished execution that nobody runs and that is what `execution` asks for; owned from now on.
 
-        It has the same pipeline revision, inputs and source folder (an absolute path), and its name if `execution` has
-        one.
+        It has the same pipeline revision, inputs and source files, and its name if `execution` has one.
         """
         wanted = execution.spec.manifest()
         for uid in reversed(self.store.unfinished()):
@@ -173,7 +178,7 @@ class LocalSession:
             loaded = await self.store.load(uid)
             if loaded is None or (revision is not None and loaded.revision != revision.name):
                 continue
-            if self.store.run_info(uid).source != source:
+            if loaded.code != ("" if source is None else source.digest):
                 continue
             try:
                 self._owned[uid] = Ownership(self.home, uid)
@@ -237,28 +242,3 @@ def _attempts(machine: Machine, runner: str) -> LocalAttempts:
     from penstock.local.containers import ContainerAttempts  # noqa: PLC0415
 
     return ContainerAttempts(machine, engine=runner)
-
-
-def sources_digest(source: Path, home: Path) -> str:
-    """A digest of what is in a source folder, so that cached outputs are not reused when a script has changed.
-
-    Counts the path, size and time of change of every file; hidden entries and the home are left out. Contents are not
-    read: a folder may hold much data.
-    """
-    digest = hashlib.sha256()
-    for folder, names, files in os.walk(source):
-        names[:] = sorted(
-            name
-            for name in names
-            if not name.startswith((".", "__pycache__")) and Path(folder, name).absolute() != home
-        )
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            path = Path(folder, name)
-            try:
-                status = path.stat()
-            except OSError:
-                continue  # a dangling link, or gone since
-            digest.update(f"{path.relative_to(source)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

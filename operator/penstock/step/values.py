@@ -101,7 +101,7 @@ def quote(text: str, limit: int = 60) -> str:
     return json.dumps(short, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
-def describe(value: object) -> str:  # noqa: PLR0911 - one line for each kind
+def describe(value: object) -> str:
     """What `value` is, in the words of the contract: `the string "abc"`, `an array of 3 items`, `null`."""
     if value is None:
         return "null"

@@ -19,6 +19,7 @@ from penstock.api.pipeline import PipelineSpec
 from penstock.engine.types import AttemptId
 from penstock.local.containers import ContainerAttempts, NoEngineError, container_name
 from penstock.local.session import LocalSession, Settings
+from penstock.local.sources import scan
 
 IMAGE = "localhost/penstock-test:1"
 _APPLETS = ("sh", "cat", "echo", "sleep", "true", "false", "wc", "cp", "id", "test", "touch")
@@ -35,7 +36,8 @@ async def opened(home: Path, *, runner: str = "process") -> AsyncIterator[LocalS
 
 
 def submit(session: LocalSession, execution: Execution, spec: PipelineSpec, source: Path | None = None) -> str:
-    return session.submit(execution, revision=session.revision("p", spec), source=source)
+    tree = None if source is None else scan(source, session.home.root)
+    return session.submit(execution, revision=session.revision("p", spec), source=tree)
 
 
 def _image() -> bytes:

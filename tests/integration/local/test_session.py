@@ -20,6 +20,7 @@ from penstock.api.execution import Execution
 from penstock.api.pipeline import PipelineSpec
 from penstock.local.home import HomeError, NameTaken, NotFound
 from penstock.local.session import LocalSession, Settings
+from penstock.local.sources import scan
 
 
 @asynccontextmanager
@@ -33,7 +34,8 @@ async def opened(home: Path, *, runner: str = "process") -> AsyncIterator[LocalS
 
 
 def submit(session: LocalSession, execution: Execution, spec: PipelineSpec, source: Path | None = None) -> str:
-    return session.submit(execution, revision=session.revision("p", spec), source=source)
+    tree = None if source is None else scan(source, session.home.root)
+    return session.submit(execution, revision=session.revision("p", spec), source=tree)
 
 
 async def taken_up(session: LocalSession, execution: Execution, spec: PipelineSpec) -> str | None:

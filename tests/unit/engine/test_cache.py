@@ -66,7 +66,7 @@ def test_without_cache_nothing_is_asked_or_remembered(drive: Drive) -> None:
         {"cache": {"key": "'2026'"}},
         {"podTemplate": {"spec": {"hostNetwork": True}}},
     ],
-    ids=lambda fields: str(fields),
+    ids=str,
 )
 def test_what_makes_a_difference_is_part_of_the_fingerprint(drive: Drive, fields: Mapping[str, Any]) -> None:
     first = drive(told(command=["true"])).start().succeed("a", n=3)
@@ -85,7 +85,7 @@ def test_what_makes_a_difference_is_part_of_the_fingerprint(drive: Drive, fields
         {"resources": {"limits": {"cpu": 1}}},
         {"inputs": {"rows": literal(1)}},
     ],
-    ids=lambda fields: str(fields),
+    ids=str,
 )
 def test_what_makes_no_difference_is_not(drive: Drive, fields: Mapping[str, Any]) -> None:
     first = drive(told()).start().succeed("a", n=3)

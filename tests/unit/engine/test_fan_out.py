@@ -10,7 +10,7 @@ import pytest
 from builders import Drive, Driver, PipelineBuilder, a_file, bound, literal, pipeline
 from penstock.api.base import MAX_ITEMS
 from penstock.engine.fanout import merge
-from penstock.engine.types import Limits
+from penstock.engine.types import Limits, Value
 
 OBJECT_LIMIT = 1_572_864
 """What the API server stores of one object, in bytes (etcd's own default limit)."""
@@ -359,11 +359,11 @@ def test_a_thousand_items_stay_within_the_object_size_limit(outcome: str) -> Non
     x = Driver(told).start()
     worst = 0
     for index in range(MAX_ITEMS):
-        outputs = {"accuracy": 0.123456789, "model": a_file("m" * 64), "note": "n" * 200}
+        outputs: dict[str, Value] = {"accuracy": 0.123456789, "model": a_file("m" * 64), "note": "n" * 200}
         if outcome == "succeed":
             x.succeed(f"f[{index}]", **outputs)
         else:
-            x.fail(f"f[{index}]", message="exit code 1: " + "why " * 1_000, **outputs)
+            x.end(f"f[{index}]", exit_code=1, message="exit code 1: " + "why " * 1_000, outputs=outputs)
         if index % 100 == 99 or index == MAX_ITEMS - 2:
             worst = max(worst, len(json.dumps(x.status(), separators=(",", ":"))))
     assert x.finished

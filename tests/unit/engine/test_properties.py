@@ -86,7 +86,7 @@ def steps(draw: st.DrawFn, earlier: list[str], fanned: list[str], *, final: bool
     if fan is not None:
         step["forEach"] = draw(fan_outs(fan, fanned))
     inputs: dict[str, Any] = {"attempt": "attempt"}
-    if plain and draw(chance):
+    if draw(chance) and plain:
         source = f"steps.{draw(st.sampled_from(plain))}.outputs.n"
         inputs["n"] = bound(source, default=0) if draw(chance) else f"{source} + 1"
     if fan is not None:
@@ -131,7 +131,7 @@ def pipelines(draw: st.DrawFn) -> PipelineBuilder:
             if "forEach" in fields:
                 fanned.append(name)
     plain = [name for name in names if name not in fanned and name.startswith("s")]
-    if plain and draw(chance):
+    if draw(chance) and plain:
         told.output("n", "number", f"steps.{draw(st.sampled_from(plain))}.outputs.n")
     fields = {"failurePolicy": draw(st.sampled_from(["FailFast", "FinishRunning"]))}
     for field, values in (("maxParallel", [1, 2]), ("timeoutSeconds", [10, 30]), ("finallyTimeoutSeconds", [10])):
