@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from penstock.api.problems import InvalidManifest
 from penstock.controller.ports import (
@@ -28,12 +29,38 @@ from penstock.engine.decide import Snapshot, decide
 from penstock.engine.reasons import Reason
 from penstock.engine.state import ExecutionState
 from penstock.engine.status import load
-from penstock.engine.types import CacheEntry, Limits, Observation, Plan, Request, StartAttempt, StopAttempt, TaskId
+from penstock.engine.types import (
+    AttemptId,
+    AttemptPhase,
+    CacheEntry,
+    Limits,
+    Observation,
+    Plan,
+    Request,
+    StartAttempt,
+    StopAttempt,
+    TaskId,
+)
 
 log = logging.getLogger(__name__)
 
 _BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds to wait after the first, second, … failed pass in a row."""
+
+
+_OVER = frozenset({AttemptPhase.ENDED, AttemptPhase.LOST})
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Make calls that do not depend on each other at once; adapters bound how many are under way."""
+    waiting = list(calls)
+    if len(waiting) == 1:
+        await waiting[0]
+    elif waiting:
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
 
 @dataclass(slots=True)
@@ -55,6 +82,7 @@ class _Work:
     starts: list[StartAttempt] = field(default_factory=list)
     stops: list[StopAttempt] = field(default_factory=list)
     remember: list[CacheEntry] = field(default_factory=list)
+    ended: list[AttemptId] = field(default_factory=list)
     changed: dict[TaskId, None] = field(default_factory=dict)
     urgent: bool = False
     plan: Plan = field(default_factory=Plan)
@@ -224,7 +252,7 @@ class Controller:
 
     async def _decide(self, held: Held, observations: list[Observation]) -> _Work:
         """Decide, looking up cache entries as they are asked for. News is folded in once, rounds add to the plan."""
-        work = _Work()
+        work = _Work(ended=[seen.id for seen in observations if seen.phase in _OVER])
         cache: dict[str, CacheEntry | None] = {}
         while True:
             plan = decide(Snapshot(held.state, held.request, observations, cache), self.clock.now())
@@ -245,8 +273,7 @@ class Controller:
 
     async def _apply(self, key: str, held: Held, work: _Work) -> None:
         """Starts, one write of the status, stops, cache entries: see `Plan` for why in this order."""
-        for start in work.starts:
-            await self.attempts.start(key, start)
+        await _all(self.attempts.start(key, start) for start in work.starts)
         unwritten = held.head or bool(held.steps) or bool(held.tasks)
         now = self.clock.now()
         if work.urgent or (held.flush_at is not None and now >= held.flush_at):
@@ -256,7 +283,8 @@ class Controller:
             held.head, held.steps, held.tasks, held.flush_at = False, {}, {}, None
         elif unwritten and held.flush_at is None:
             held.flush_at = now + self.quiet_seconds
-        for stop in work.stops:
-            await self.attempts.stop(key, stop)
+        await _all(self.attempts.stop(key, stop) for stop in work.stops)
+        if work.ended:
+            await self.attempts.recorded(key, work.ended)
         for entry in work.remember:
             await self.cache.remember(entry)

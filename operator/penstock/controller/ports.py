@@ -91,6 +91,9 @@ class Attempts(Protocol):
         Whoever loses an answer (an error in the same pass) asks `recover` next.
         """
 
+    async def recorded(self, key: str, ended: Sequence[AttemptId]) -> None:
+        """The ends of these attempts are in the stored status: what was kept because of them may go."""
+
     async def forget(self, key: str) -> None:
         """The execution is finished and its status written: nothing more will be asked about it."""
 

@@ -214,6 +214,10 @@ class LocalAttempts(ABC):
         """See `controller.ports.Attempts`."""
         return tuple(self._news.pop(key, {}).values())
 
+    async def recorded(self, key: str, ended: Sequence[AttemptId]) -> None:
+        """See `controller.ports.Attempts`. Nothing is kept here only until then."""
+        del key, ended
+
     async def forget(self, key: str) -> None:
         """See `controller.ports.Attempts`."""
         for run in list(self._runs.get(key, {}).values()):  # none, unless something has gone wrong

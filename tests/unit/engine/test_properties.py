@@ -36,7 +36,7 @@ from penstock.engine.types import (
 LIMITS = Limits(disruptions=2, status_bytes=400)
 IDENTITY = Identity("x-1", "uid")
 FINISHED = {"Succeeded", "Cached", "Skipped", "Omitted", "Failed", "Error", "Cancelled"}
-MANY = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 chance: st.SearchStrategy[bool] = st.booleans()
