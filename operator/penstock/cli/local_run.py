@@ -20,7 +20,7 @@ from penstock.api.pipeline import PipelineSpec
 from penstock.api.problems import InvalidManifest, structural_problems
 from penstock.cli.choose import one_pipeline
 from penstock.cli.inputs import parse
-from penstock.cli.main import CANCELLED, ERROR, FAILED, OK, emit
+from penstock.cli.main import CANCELLED, ERROR, FAILED, OK, complain, emit
 from penstock.cli.manifests import read_all
 from penstock.cli.result import print_failures, print_result
 from penstock.cli.view import Lines, Live, Quiet, View
@@ -217,10 +217,9 @@ async def _take_up(session: LocalSession, request: RunRequest) -> tuple[str, boo
         execution = execution.model_copy(update={"spec": execution.spec.model_copy(update={"inputs": kept + added})})
     source = scan(request.source, session.home.root)
     if source is None:
-        click.echo(
-            f"penstock: {request.source} has more than {MAX_FILES:,} files or {MAX_BYTES >> 20} MiB, so steps do not "
-            "find its files in their working directory; name a smaller folder with --source",
-            err=True,
+        complain(
+            f"{request.source} has more than {MAX_FILES:,} files or {MAX_BYTES >> 20} MiB, so steps do not "
+            "find its files in their working directory; name a smaller folder with --source"
         )
     while not request.fresh and (uid := await session.interrupted(execution, revision=revision, source=source)):
         if not session.store.get(uid)["spec"].get("cancel"):

@@ -157,19 +157,18 @@ def _control(p: Pass) -> None:
 
 
 def _end(p: Pass, names: Sequence[str], reason: Reason, message: str, policy: FailurePolicy | None = None) -> None:
-    """Stop what runs and omit what was not started; with a `policy`, as it says and as far as nothing may recover."""
+    """Stop what runs and omit what was not started; with a `policy`, as it says, and sparing what may recover."""
     state = p.state
     runs_on = policy is FailurePolicy.FINISH_RUNNING
-    stage = state.pipeline.steps[names[0]].final
-    for task in [task for task in state.active if state.compiled(task).final == stage and not runs_on]:
+    ended = {name for name in names if policy is None or not state.pipeline.steps[name].recovers}
+    for task in [task for task in state.active if task.step in ended and not runs_on]:
         stop(p, task, reason)
     for name in names:
         record, step = state.step(name), state.pipeline.steps[name]
-        if record.phase.finished:
+        if name not in ended or record.phase.finished:
             continue
         if record.unstarted:
-            if policy is None or not step.recovers:
-                finish(p, TaskId(name), StepPhase.OMITTED, reason, message)
+            finish(p, TaskId(name), StepPhase.OMITTED, reason, message)
         elif step.fan_out is not None:
             _end_items(p, name, reason, message, runs_on=runs_on)
         elif record.phase is StepPhase.RETRYING and not runs_on:

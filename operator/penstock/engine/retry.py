@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penstock.api.base import MAX_SECONDS
 from penstock.api.pipeline import Retry
 from penstock.engine.reasons import Reason
 from penstock.engine.state import TaskState
@@ -15,10 +16,10 @@ def delay(retry: Retry, retries: int) -> int:
     longest = retry.max_delay_seconds
     wait = retry.delay_seconds
     for _ in range(retries - 1):
-        if retry.factor == 1 or (longest is not None and wait >= longest):
+        if retry.factor == 1 or wait >= (MAX_SECONDS if longest is None else longest):
             break
         wait *= retry.factor
-    return wait if longest is None else min(wait, longest)
+    return min(wait, MAX_SECONDS if longest is None else longest)
 
 
 def next_attempt(retry: Retry | None, task: TaskState, reason: str, now: float) -> float | None:

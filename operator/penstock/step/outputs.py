@@ -5,6 +5,7 @@ For whoever looks at an attempt after its end (the local runner, the collector c
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from penstock.step.values import (
     Declared,
     JsonObject,
     OutputError,
+    OutputSyntaxError,
     RawText,
     coerce,
     describe,
@@ -22,7 +24,6 @@ from penstock.step.values import (
     json_bytes,
     parse_output,
     quote,
-    read_output_file,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +68,44 @@ def collect(declared: Sequence[Declared], output_file: Path, outputs_dir: Path, 
         return Collected({}, files, [str(error), *problems])
     values, value_problems = judge(declared, raw, found, limit=limit)
     return Collected(values, files, value_problems + problems)
+
+
+def read_output_file(path: Path, limit: int) -> str:
+    """The text of `$PENSTOCK_OUTPUT`; empty where there is no such file.
+
+    Never reads more than `limit` bytes, never follows a link, never waits for a pipe: a step may have left anything.
+
+    Raises:
+        OutputSyntaxError: not a regular file, larger than `limit` bytes, or not UTF-8.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    not_a_file = "was replaced by something that is not a regular file: append to the file that is there"
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        # ELOOP is how O_NOFOLLOW says that the last part of the path is a link.
+        why = not_a_file if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
+        raise OutputSyntaxError(why) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OutputSyntaxError(not_a_file)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OutputSyntaxError(
+            f"holds {max(status.st_size, len(data)):,} bytes, more than the {limit:,} that are read: "
+            "leave large data in a file output ($PENSTOCK_OUTPUTS/<name>)"
+        )
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise OutputSyntaxError(
+            f"is not UTF-8 text (byte 0x{data[error.start]:02x}): write UTF-8, and leave binary data in a file output",
+            line=data.count(b"\n", 0, error.start) + 1,
+        ) from None
 
 
 def how_to_append(output: Declared) -> str:

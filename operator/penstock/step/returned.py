@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from penstock.step import folders
-from penstock.step.outputs import check_file, judge, list_outputs, undeclared
+from penstock.step.outputs import check_file, judge, list_outputs, read_output_file, undeclared
 from penstock.step.values import (
     MAX_DEPTH,
     Declared,
@@ -20,7 +20,6 @@ from penstock.step.values import (
     describe,
     parse_output,
     quote,
-    read_output_file,
 )
 
 if TYPE_CHECKING:

@@ -1,20 +1,15 @@
 """The rules for values: their types, how text becomes one, how large they are, and the syntax of `$PENSTOCK_OUTPUT`.
 
-Every layer checks values here and nowhere else. Files are not values: see `outputs` and `digest`.
+Every layer checks values here and nowhere else, the engine as well: nothing here touches files or the environment. Files
+are not values: see `outputs` and `digest`.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
-import stat
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 """Any JSON value."""
@@ -432,41 +427,3 @@ def _find_delimiter(lines: list[str], start: int, delimiter: str) -> int | None:
         if line == delimiter or (line.endswith("\r") and line[:-1] == delimiter):
             return position
     return None
-
-
-def read_output_file(path: str | os.PathLike[str] | Path, limit: int) -> str:
-    """The text of `$PENSTOCK_OUTPUT`; empty where there is no such file.
-
-    Never reads more than `limit` bytes, never follows a link, never waits for a pipe: a step may have left anything.
-
-    Raises:
-        OutputSyntaxError: not a regular file, larger than `limit` bytes, or not UTF-8.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    not_a_file = "was replaced by something that is not a regular file: append to the file that is there"
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        # ELOOP is how O_NOFOLLOW says that the last part of the path is a link.
-        why = not_a_file if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
-        raise OutputSyntaxError(why) from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise OutputSyntaxError(not_a_file)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OutputSyntaxError(
-            f"holds {max(status.st_size, len(data)):,} bytes, more than the {limit:,} that are read: "
-            "leave large data in a file output ($PENSTOCK_OUTPUTS/<name>)"
-        )
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise OutputSyntaxError(
-            f"is not UTF-8 text (byte 0x{data[error.start]:02x}): write UTF-8, and leave binary data in a file output",
-            line=data.count(b"\n", 0, error.start) + 1,
-        ) from None

@@ -135,7 +135,7 @@ class Cli:
         return name
 
     def pipeline(self, steps: Sequence[Mapping[str, Any]], name: str = "p", **spec: Any) -> str:
-        """Write a Pipeline into a source folder of its own, in which nothing changes later; gives the name of its file."""
+        """Write a Pipeline into a folder in which nothing else changes; gives the name of its file."""
         return self.write(f"src/{name}.yaml", pipeline(name, steps, **spec))
 
     def env(self, more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -75,7 +75,7 @@ def test_a_second_signal_leaves_at_once_even_where_a_step_will_not_end(cli: Cli)
     until(lambda: not cli.left_behind(), "the stubborn step was killed")
 
 
-def test_a_cancelled_execution_is_not_what_the_same_command_goes_on_with(cli: Cli) -> None:
+def test_after_leaving_in_a_hurry_the_same_command_runs_afresh(cli: Cli) -> None:
     running = start(cli, STUBBORN)
     running.signal(signal.SIGINT)
     until(lambda: "asked" in cli.lines("ran"), "the step was asked to end")
@@ -85,6 +85,7 @@ def test_a_cancelled_execution_is_not_what_the_same_command_goes_on_with(cli: Cl
     again = cli.start("run", "src/p.yaml", "--output", "json")
     until(lambda: cli.lines("ran").count("work") == 2 or not again.alive, "it runs afresh")
     assert again.alive, again.err
+    assert cli.lines("ran") == ["work", "asked", "last", "work"], "`finally` of the cancelled execution ran first"
     again.signal(signal.SIGINT)
-    again.signal(signal.SIGINT)
-    assert again.ended().code == 130
+    until(lambda: cli.lines("ran").count("asked") == 2, "the step was asked to end")
+    assert cancelled(again, signal.SIGINT).code == 130

@@ -156,3 +156,11 @@ def test_a_recovery_step_may_use_its_retries_under_fail_fast(drive: Drive) -> No
     told = pipeline().step("a").step("fix", when="steps.a.status == 'Failed'", retry={"limit": 1})
     x = drive(told).start().fail("a").fail("fix")
     assert x.in_flight == ["fix#2"]
+
+
+def test_fail_fast_spares_a_recovery_step_that_already_runs(drive: Drive) -> None:
+    told = pipeline().step("a", onFailure="Continue").step("b").step("fix", when="steps.a.status == 'Failed'")
+    x = drive(told).start().fail("a")
+    assert x.in_flight == ["b", "fix"]
+    x.fail("b").succeed("fix")
+    assert x.phases() == {"a": "Failed", "b": "Failed", "fix": "Succeeded"}

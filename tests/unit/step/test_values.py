@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.step.outputs import read_output_file
 from penstock.step.values import (
     INT_MAX,
     INT_MIN,
@@ -26,7 +27,6 @@ from penstock.step.values import (
     json_bytes,
     parse_output,
     quote,
-    read_output_file,
 )
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"))
