@@ -43,6 +43,9 @@ _MARKS = {
 _KEPT = 30
 """Finished steps that the live table still shows."""
 
+_NARROW = 40
+"""Columns of a terminal below which only names, phases and counts are shown."""
+
 LogPath = Callable[[AttemptId], Path]
 
 
@@ -182,20 +185,26 @@ class Live:
         room = max(3, self._console.size.height - 4)
         running = list(self._running)[: max(1, room - 2)]
         finished = list(self._finished)[-max(0, room - len(running)) :] if room > len(running) else []
-        table = Table.grid(padding=(0, 1), expand=True)
-        for _ in range(4):
+        narrow = self._console.size.width < _NARROW
+        table = Table.grid(padding=(0, 1), expand=not narrow)
+        for _ in range(3 if narrow else 4):
             table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
+        if not narrow:
+            table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
         for task in (*finished, *running):
-            table.add_row(*self._row(state, task, now))
+            table.add_row(*self._row(state, task, now)[: len(table.columns)])
         head = Table.grid(padding=(0, 1))
         began = state.head.started_at or now
-        head.add_row(
+        count = f"{state.head.done}/{state.head.total}"
+        parts: list[RenderableType] = [
             Text(self._name, style="bold"),
-            Text(str(state.head.phase)),
+            Text(count if narrow else str(state.head.phase)),
             ProgressBar(total=max(1, state.head.total), completed=state.head.done, width=24),
-            Text(f"{state.head.done}/{state.head.total} steps  {duration((state.head.finished_at or now) - began)}"),
-        )
+            Text(f"{count} steps  {duration((state.head.finished_at or now) - began)}"),
+        ]
+        for part in parts[:2] if narrow else parts:
+            head.add_column(no_wrap=not isinstance(part, ProgressBar))
+        head.add_row(*parts[: len(head.columns)])
         return Group(head, table)
 
     def _row(self, state: ExecutionState, task: TaskId, now: float) -> list[RenderableType]:

@@ -29,7 +29,7 @@ from penstock.engine.types import (
     Value,
 )
 from penstock.engine.wiring import attempt_inputs, collect, is_file, item_variables, over_limit, value_of
-from penstock.step.values import json_bytes
+from penstock.step.values import EXIT_OUTPUTS, json_bytes
 
 FINALLY_TIME_OVER = "the time of the `finally` steps was over"
 _MAX_ITEM_MESSAGE = 256
@@ -310,6 +310,8 @@ def _ended(p: Pass, task: TaskId, seen: Observation, reason: str | None, message
             _succeed(p, step, task, seen)
             return
         reason, message = wrong
+    if reason is None and seen.exit_code == EXIT_OUTPUTS and step.spec.function is not None:
+        reason = Reason.INVALID_OUTPUTS
     if record.stopping == Reason.TIMED_OUT:
         all_over = step.final and state.head.stopping == Reason.FINALLY_FAILED
         own = f"took longer than timeoutSeconds: {step.spec.timeout_seconds}"

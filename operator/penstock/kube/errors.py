@@ -56,7 +56,7 @@ class Unauthorized(ApiError):  # noqa: N818
 
 
 class Forbidden(ApiError):  # noqa: N818
-    """403: no right to do this, a quota is used up, an admission controller refused, or the namespace is being deleted."""
+    """403: no right to do this, a quota is used up, admission refused, or the namespace is being deleted."""
 
 
 class NotFound(ApiError):  # noqa: N818
@@ -168,7 +168,7 @@ def _seconds(header: str | None, detail: Any) -> float | None:
 
 
 def port_error(error: ApiError) -> ports.Conflict | ports.Transient | ApiError:
-    """What an error means to the controller: `raise port_error(error) from error`.
+    """What an error means to the controller; to be raised from the error.
 
     Returns:
         `ports.Conflict` to read again at once, `ports.Transient` for what heals by itself, and the error itself for

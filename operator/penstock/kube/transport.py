@@ -1,7 +1,7 @@
 """Requests to an API server, and when they are made again. Knows HTTP and nothing of objects: that is `client`'s.
 
-Made again are requests that the server never got, those it refused for being too many, those it failed at or that were cut
-off if doing them twice does no harm, and once those whose credentials it did not accept.
+Made again are requests that the server never got, those it refused for being too many, those it failed at or that were
+cut off if doing them twice does no harm, and once those whose credentials it did not accept.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class Transport:
         longest = self._settings.max_wait_seconds
         if asked > longest:
             return None
-        backoff = min(longest, self._settings.base_seconds * 2 ** (failures - 1))
+        backoff = min(longest, self._settings.base_seconds * 2.0 ** (failures - 1))
         return max(asked, backoff * (0.5 + 0.5 * self._chance()))
 
     async def _once(

@@ -70,7 +70,6 @@ class ProcessAttempts(LocalAttempts):
             env |= function_types(start)
         if info.source is not None:
             sources.link(info.source, folder.work)
-            env["PYTHONPATH"] = os.pathsep.join(part for part in (str(info.source), env.get("PYTHONPATH")) if part)
         argv = command_line(step, variables, python=str(self._python))
         if argv is None:
             raise CannotStart(
@@ -124,7 +123,8 @@ def command_line(step: Step, variables: Mapping[str, str], *, python: str = "pyt
     if step.script is not None:
         return [*(step.shell or DEFAULT_SHELL), step.script, *args]
     if step.function is not None:
-        return [python, "-m", "penstock.step", step.function]
+        # -P: a json.py of the user must not stand in for the library's; the runtime itself puts the user's folder first.
+        return [python, "-P", "-m", "penstock.step", step.function]
     if step.command:
         return [*(expand(argument, variables) for argument in step.command), *args]
     return None

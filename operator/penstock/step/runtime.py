@@ -17,14 +17,13 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from penstock.step.values import Declared, compact_json, did_you_mean, load_json, quote
+from penstock.step.values import EXIT_OUTPUTS, Declared, compact_json, did_you_mean, load_json, quote
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 EXIT_FUNCTION = 1
 EXIT_CALL = 64
-EXIT_OUTPUTS = 65
 EXIT_WRITE = 74
 EXIT_INTERRUPTED = 130
 

@@ -1,7 +1,7 @@
 """The rules for values: their types, how text becomes one, how large they are, and the syntax of `$PENSTOCK_OUTPUT`.
 
-Every layer checks values here and nowhere else, the engine as well: nothing here touches files or the environment. Files
-are not values: see `outputs` and `digest`.
+Every layer checks values here and nowhere else, the engine as well: nothing here touches files or the environment.
+Files are not values: see `outputs` and `digest`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]*", re.ASCII)
 """What a name of an input or output matches, in full."""
 MAX_DEPTH = 100
 """How deep arrays and objects may be nested: what every reader down the line can take without a stack of its own."""
+EXIT_OUTPUTS = 65
+"""Exit code of a function step whose outputs do not fit their declarations (EX_DATAERR of sysexits.h)."""
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 """Bounds of integers: those of CEL and of Kubernetes' own JSON."""
 

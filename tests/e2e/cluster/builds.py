@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.cluster import packages
-from tests.e2e.cluster.settings import GO, GO_AT_LEAST, GO_PACKAGES, HELM, KUBERNETES, KWOK, SOURCES
-from tests.e2e.cluster.shell import ClusterError, run, say
+from . import packages
+from .settings import GO, GO_AT_LEAST, GO_PACKAGES, HELM, KUBERNETES, KWOK, SOURCES
+from .shell import ClusterError, run, say
 
 # 4 minutes on two idle cores; much more where they are shared.
 BUILD_SECONDS = 2400
@@ -53,7 +53,7 @@ def cached(cache: Path, name: str, made_from: bytes, make: Callable[[Path], None
     path = cache / f"{name}-{hashlib.sha256(made_from).hexdigest()[:16]}"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        # In a folder of its own, because some tools want to choose the name, and named by process for those who do the same.
+        # In a folder of its own, because `go install` chooses the name, and by process, because others may do the same.
         folder = cache / f".making-{path.name}-{os.getpid()}"
         folder.mkdir()
         try:
@@ -71,7 +71,18 @@ def _from_our_module(cache: Path, name: str, package: str) -> Path:
 
     def make(path: Path) -> None:
         say(f"building {name} {KUBERNETES}; the first time takes minutes")
-        run(_go(cache), "build", "-ldflags", flags, "-o", path, package, timeout=BUILD_SECONDS, cwd=SOURCES, env=_environment())
+        run(
+            _go(cache),
+            "build",
+            "-ldflags",
+            flags,
+            "-o",
+            path,
+            package,
+            timeout=BUILD_SECONDS,
+            cwd=SOURCES,
+            env=_environment(),
+        )
 
     sources = b"".join((SOURCES / file).read_bytes() for file in ("main.go", "go.mod", "go.sum"))
     return cached(cache, name, sources + f"{package} {flags}".encode(), make)
@@ -88,7 +99,7 @@ def _installed(cache: Path, name: str, package: str, flags: str) -> Path:
 
 def _environment() -> dict[str, str]:
     # GOTOOLCHAIN: the Go that `_go` found is good enough, and no build may depend on what another one would fetch.
-    return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-trimpath -buildvcs=false", "GOTOOLCHAIN": "local"}
+    return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local"}
 
 
 def _go(cache: Path) -> Path:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.e2e.cluster.shell import ClusterError, run, say
+from .shell import ClusterError, run, say
 
 UPDATE_SECONDS = 300
 INSTALL_SECONDS = 900
@@ -43,7 +43,9 @@ def install(needed: Mapping[str, str]) -> None:
         return
     command = f"apt-get install --no-install-recommends {' '.join(packages)}"
     if shutil.which("apt-get") is None:
-        raise ClusterError(f"what these Debian packages bring is missing: {', '.join(packages)}; install it, or set KUBECONFIG")
+        raise ClusterError(
+            f"what these Debian packages bring is missing: {', '.join(packages)}; install it, or set KUBECONFIG"
+        )
     if os.geteuid() != 0:
         raise ClusterError(f"packages are missing; as root: {command}")
     say(command)

@@ -1,6 +1,6 @@
 """Processes that outlive the command which started them: started, found again, and ended by id and start time only.
 
-A process id alone says little after a reboot or a while, so each is kept with the start time that the kernel knows it by.
+A process id alone says little after a reboot or a while, so each is kept with the start time that the kernel knows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.e2e.cluster.shell import ClusterError, last_lines, wait_until
+from .shell import ClusterError, last_lines, wait_until
 
 STOP_SECONDS = 10
 # Backgrounded by a shell that ends at once: the process belongs to init and nobody has to wait for it. `setsid` in the

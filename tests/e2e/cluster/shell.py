@@ -1,4 +1,4 @@
-"""Running commands and waiting, both bounded in time and with an error that says what happened. No knowledge of Kubernetes."""
+"""Running commands and waiting, bounded in time and with errors that say what happened. No knowledge of Kubernetes."""
 
 from __future__ import annotations
 

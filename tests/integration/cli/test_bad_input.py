@@ -30,6 +30,7 @@ class Case:
         spec: further fields of the pipeline.
         files: more files.
         prepare: what else is done before.
+        env: further variables.
     """
 
     says: tuple[str, ...]
@@ -39,6 +40,7 @@ class Case:
     spec: Mapping[str, Any] | None = None
     files: Mapping[str, str] | None = None
     prepare: Callable[[Cli], object] | None = None
+    env: Mapping[str, str] | None = None
 
 
 INPUTS = {
@@ -99,7 +101,8 @@ def taken(cli: Cli) -> None:
 
 SAY_NUMBER = 'echo "n=%s" >> "$PENSTOCK_OUTPUT"'
 FUNCTIONS = {
-    "fn.py": "def ok():\n    return {}\n\ndef wants(rows):\n    return {}\n\ndef raises():\n    raise KeyError('boom')\n\n"
+    "fn.py": "def ok():\n    return {}\n\ndef wants(rows):\n    return {}\n\n"
+    "def raises():\n    raise KeyError('boom')\n\n"
     "def number():\n    return {'n': 'many'}\n\nvalue = 3\n"
 }
 LONG = "x" * 30_000
@@ -124,10 +127,10 @@ CASES = {
     "object outside the store": wrong("'../p.yaml' is not a path inside the data store", arguments=("outside.yaml",),
                                       spec=INPUTS),
     # the command line
-    "bad name": wrong('--name "Not A Name": wanted lower case letters, digits, dashes and dots',
+    "bad name": wrong('--name "Not A Name": "Not A Name" is not allowed: wanted lower case letters, digits, dashes',
                       arguments=("--name", "Not A Name")),
-    "taken name": Case(("metadata.name: there is an execution 'mine' already; choose another name",), ("--name", "mine"),
-                       code=2, prepare=taken),
+    "taken name": wrong("metadata.name: there is an execution 'mine' already; choose another name",
+                        arguments=("--name", "mine"), prepare=taken),
     "no parallelism": wrong("--parallel", "1<=x<=1000", arguments=("--parallel", "0")),
     "no source": wrong("--source", "'gone' does not exist", arguments=("--source", "gone")),
     "unknown runner": wrong("--runner", "'process', 'docker', 'podman'", arguments=("--runner", "dokcer")),
@@ -150,7 +153,8 @@ CASES = {
     ),
     "input file that is not there": inputs("rows=1", "table=@gone", says=('there is no file or folder gone.',)),
     "value file that is not there": inputs("rows=@gone", says=('--input "rows": cannot read gone: No such file',)),
-    "value file that is binary": inputs("rows=1", "data=@raw", says=('--input "data": cannot read raw: it is not UTF-8',)),
+    "value file that is binary": inputs("rows=1", "data=@raw",
+                                       says=('--input "data": cannot read raw: it is not UTF-8',)),
     "inputs too large": inputs(
         "rows=1", f'data="{LONG}"', f'list=["{LONG}"]',
         says=('60,0', "the limit is 60,000", '"list" 30,004', "pass large data as a file"),
@@ -192,7 +196,7 @@ CASES = {
     "no such shell": fails({"script": "x", "shell": ["no-such-shell"]}, 'spec.steps[a].shell: no such program'),
     "syntax error": fails("if then", "(StepFailed)", 'step "a"', "yntax error"),
     "nothing to run": Case(("spec.steps[a]: names no command, script or function",), code=3, step={"image": "any"}),
-    "no such module": fails({"function": "nf:ok"}, 'there is no module "nf"', 'did you mean "fn"?', files=FUNCTIONS),
+    "no such module": fails({"function": "fnn:ok"}, 'there is no module "fnn"', 'did you mean "fn"?', files=FUNCTIONS),
     "no such function": fails({"function": "fn:okk"}, 'module "fn" has no "okk"', files=FUNCTIONS),
     "not a function": fails({"function": "fn:value"}, "fn:value", "function", files=FUNCTIONS),
     "missing parameter": fails({"function": "fn:wants"}, 'its parameter "rows" is not among the step\'s inputs',
@@ -210,7 +214,8 @@ CASES = {
                             prepare=torn),
     "a newer database": Case(("penstock.db: was written by a newer penstock (its format is 99", "update penstock"),
                              code=3, prepare=newer),
-    "an engine that does not run": Case(("--runner podman: ", "run without --runner"), ("--runner", "podman"), code=3),
+    "an engine that is not installed": Case(("--runner podman: ", "install"), ("--runner", "podman"), code=3,
+                                            env={"PATH": "/nowhere"}),
 }  # fmt: skip
 RAISES = {"function raises"}
 """Here the log of the step, which is shown, rightly holds a traceback."""
@@ -227,7 +232,10 @@ def attempt(case: Case, cli: Cli) -> Ended:
     (cli.folder / "raw").write_bytes(b"\xff\xfe\x00")
     for name, path in (("object", "raw/gone.csv"), ("outside", "../p.yaml")):
         given = [{"name": "rows", "value": 1}, {"name": "table", "object": path}]
-        both = [pipeline("p", [{"name": "a", **step}], **INPUTS), execution({}, pipeline={"name": "p"}, inputs=given)]
+        both = [
+            pipeline("p", [{"name": "a", **step}], **INPUTS),
+            execution({"name": "e"}, pipeline={"name": "p"}, inputs=given),
+        ]
         cli.write(f"{name}.yaml", *both)
     suspended = execution({"name": "e"}, pipeline={"name": "p"}, suspend=True)
     cli.write("suspended.yaml", pipeline("p", [{"name": "a", **step}]), suspended)
@@ -236,7 +244,7 @@ def attempt(case: Case, cli: Cli) -> Ended:
     if case.prepare is not None:
         case.prepare(cli)
     named = bool(case.arguments) and case.arguments[0].endswith(".yaml")
-    return cli("run", *(() if named else ("p.yaml",)), *case.arguments)
+    return cli("run", *(() if named else ("p.yaml",)), *case.arguments, env=case.env)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +260,17 @@ def attempts(
     folders = {name: Cli(tmp_path_factory.mktemp("bad")) for name in selected}
     with ThreadPoolExecutor(max_workers=2) as pool:
         yield {name: (cli, pool.submit(attempt, CASES[name], cli)) for name, cli in folders.items()}
+
+
+def stored(cli: Cli) -> int:
+    """How many executions a home has."""
+    if not (cli.home / "penstock.db").exists():
+        return 0
+    database = sqlite3.connect(cli.home / "penstock.db")
+    try:
+        return int(database.execute("SELECT count(*) FROM executions").fetchone()[0])
+    finally:
+        database.close()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -270,9 +289,4 @@ def test_bad_input_gets_a_clear_message(name: str, attempts: Mapping[str, tuple[
     if case.code == 2:
         assert done.out == ""
         assert len(list(cli.home.glob("runs/*/a"))) == (1 if case.prepare else 0), "nothing was started"
-        stored = (
-            sqlite3.connect(cli.home / "penstock.db").execute("SELECT count(*) FROM executions").fetchone()[0]
-            if (cli.home / "penstock.db").exists()
-            else 0
-        )
-        assert stored == (1 if case.prepare else 0), "nothing was stored"
+        assert stored(cli) == (1 if case.prepare else 0), "nothing was stored"

@@ -182,3 +182,10 @@ def test_times_of_a_status_are_in_milliseconds_even_after_odd_sums(drive: Drive)
         at = x.state.step("a").retry_at
         assert at is not None
         assert from_timestamp(to_timestamp(at)) == at
+
+
+def test_outputs_that_do_not_fit_tell_a_function_apart_from_a_failed_command(drive: Drive) -> None:
+    told = pipeline().step("f", function="m:f", command=None, retry={"limit": 1, "reasons": ["InvalidOutputs"]})
+    x = drive(told).start().fail("f", exit_code=65)
+    assert x.in_flight == ["f#2"]
+    assert drive(pipeline().step("c")).start().fail("c", exit_code=65).reason("c") == "StepFailed"

@@ -1,0 +1,254 @@
+"""Executions as objects of an API server: the controller's `Executions`.
+
+What is known of them comes from watches and lists (`observe`); what is written is their status and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from penstock.api.execution import ExecutionPhase, ExecutionSpec
+from penstock.api.pipeline import PipelineSpec
+from penstock.controller.ports import Clock, Loaded, Transient
+from penstock.engine.reasons import Reason
+from penstock.engine.state import ExecutionState
+from penstock.engine.status import dump, to_timestamp
+from penstock.engine.types import Identity, Plan, Request, Value
+from penstock.kube.client import Client
+from penstock.kube.errors import ApiError, NotFound, port_error
+from penstock.kube.resources import EXECUTIONS
+from penstock.kube.revisions import NotReady, Revisions
+
+_FINISHED = frozenset(phase.value for phase in ExecutionPhase if phase.finished)
+
+
+@dataclass(slots=True)
+class Known:
+    """An execution that is not finished, as far as it is known.
+
+    Attributes:
+        namespace: its namespace.
+        name: its name.
+        generation: generation of `spec`.
+        spec: its spec as it is stored.
+        version: resourceVersion of the last status that was read or written here.
+        status: its stored status, until it was loaded for the first time; None: read it anew.
+        written: the top-level fields of the stored status.
+        revision: the revision that it is pinned to.
+        inputs: the values that it was given.
+        told: what it was last said to wait for.
+    """
+
+    namespace: str
+    name: str
+    generation: int
+    spec: Mapping[str, Any]
+    version: str
+    status: Mapping[str, Any] | None
+    written: frozenset[str]
+    revision: str = ""
+    inputs: Mapping[str, Value] = field(default_factory=dict)
+    told: str = ""
+
+
+class KubeExecutions:
+    """Implements the controller's `Executions` on an API server.
+
+    Args:
+        client: the REST client.
+        revisions: revisions of pipelines.
+        clock: the time.
+        on_finished: called with the object's metadata and status after the final status was written.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        revisions: Revisions,
+        clock: Clock,
+        on_finished: Callable[[str, Known, Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        self._client = client
+        self._revisions = revisions
+        self._clock = clock
+        self._on_finished = on_finished
+        self._known: dict[str, Known] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def live(self) -> list[str]:
+        """Uids of all executions that are not finished."""
+        return list(self._known)
+
+    def known(self, key: str) -> Known | None:
+        """What is known of an execution."""
+        return self._known.get(key)
+
+    def observe(self, body: Mapping[str, Any], *, deleted: bool = False) -> bool:
+        """Take note of an execution that was listed or watched; whether its controller should look at it."""
+        meta = body["metadata"]
+        uid = meta["uid"]
+        status = body.get("status") or {}
+        if deleted:
+            return self._known.pop(uid, None) is not None
+        if status.get("phase") in _FINISHED:
+            return False
+        known = self._known.get(uid)
+        if known is None:
+            self._known[uid] = Known(
+                namespace=meta["namespace"],
+                name=meta["name"],
+                generation=meta.get("generation", 1),
+                spec=body["spec"],
+                version=meta["resourceVersion"],
+                status=status,
+                written=frozenset(status),
+                revision=status.get("revision", ""),
+            )
+            return True
+        if meta.get("generation", 1) <= known.generation:
+            return False
+        known.generation = meta["generation"]
+        known.spec = body["spec"]
+        return True
+
+    async def load(self, key: str) -> Loaded | None:
+        """See `controller.ports.Executions`."""
+        known = self._known.get(key)
+        if known is None:
+            return None
+        if known.status is None and not await self._read(key, known):
+            return None
+        status, known.status = known.status or {}, None
+        try:
+            spec = ExecutionSpec.model_validate(known.spec)
+        except ValidationError as error:  # an object from before its definition was tightened
+            await self.refuse(key, str(Reason.INVALID_INPUTS), f"spec: {error.errors()[0]['msg']}")
+            return None
+        pipeline = await self._pipeline(key, known, spec)
+        known.inputs = {given.name: given.value for given in spec.inputs if given.object is None}
+        if any(given.object is not None for given in spec.inputs):
+            message = "inputs from objects need object storage, which this version does not have on Kubernetes"
+            await self.refuse(key, str(Reason.INVALID_INPUTS), message)
+            return None
+        return Loaded(
+            identity=Identity(known.name, key, known.namespace),
+            pipeline=pipeline,
+            revision=f"{known.namespace}/{known.revision}" if known.revision else "",
+            request=self._request(known),
+            status=dict(status),
+        )
+
+    async def _read(self, key: str, known: Known) -> bool:
+        """Read an execution anew; whether it is still there."""
+        try:
+            body = await self._client.get(EXECUTIONS, known.name, namespace=known.namespace)
+        except NotFound:
+            self._known.pop(key, None)
+            return False
+        except ApiError as error:
+            raise port_error(error) from error
+        if body["metadata"]["uid"] != key:
+            self._known.pop(key, None)
+            return False
+        known.spec, known.generation = body["spec"], body["metadata"].get("generation", 1)
+        known.version = body["metadata"]["resourceVersion"]
+        known.status = body.get("status") or {}
+        known.written = frozenset(known.status)
+        known.revision = known.status.get("revision", known.revision)
+        return True
+
+    async def _pipeline(self, key: str, known: Known, spec: ExecutionSpec) -> PipelineSpec:
+        """The pipeline that is run; pins its revision."""
+        if spec.pipeline_spec is not None:
+            return spec.pipeline_spec
+        if spec.pipeline is None:
+            raise Transient(f"execution {known.name} names no pipeline", 300)
+        try:
+            name, pipeline = await self._revisions.resolve(
+                known.namespace, spec.pipeline.name, spec.pipeline.revision, known.revision
+            )
+        except NotReady as error:
+            await self._wait(key, known, str(error))
+            raise Transient(str(error), 60) from error
+        known.revision = name
+        return pipeline
+
+    async def _wait(self, key: str, known: Known, message: str) -> None:
+        """Say, once, what an execution that cannot start yet waits for."""
+        self._revisions.wake_on_change(known.namespace, key)
+        if known.told == message:
+            return
+        known.told = message
+        status = {"phase": str(ExecutionPhase.PENDING), "reason": str(Reason.PENDING), "message": message}
+        await self._write(key, known, status)
+
+    def _request(self, known: Known) -> Request:
+        return Request(
+            inputs=known.inputs,
+            cancel=bool(known.spec.get("cancel", False)),
+            suspend=bool(known.spec.get("suspend", False)),
+            timeout_seconds=known.spec.get("timeoutSeconds"),
+        )
+
+    async def request(self, key: str) -> Request | None:
+        """See `controller.ports.Executions`."""
+        known = self._known.get(key)
+        return None if known is None else self._request(known)
+
+    async def save(self, key: str, plan: Plan, state: ExecutionState) -> None:
+        """See `controller.ports.Executions`. The whole status is one write, whatever part of it changed."""
+        known = self._known.get(key)
+        if known is None:
+            return
+        status = dump(state)
+        if known.revision:
+            status["revision"] = known.revision
+        await self._write(key, known, status)
+        if plan.finished:
+            self._finish(key, known, status)
+
+    async def refuse(self, key: str, reason: str, message: str) -> None:
+        """See `controller.ports.Executions`."""
+        known = self._known.get(key)
+        if known is None:
+            return
+        at = to_timestamp(self._clock.now())
+        condition = {"type": "Complete", "status": "True", "reason": reason, "message": message}
+        status: dict[str, Any] = {
+            "phase": str(ExecutionPhase.FAILED),
+            "reason": reason,
+            "message": message[:4_096],
+            "finishedAt": at,
+            "conditions": [condition | {"lastTransitionTime": at}],
+        }
+        await self._write(key, known, status)
+        self._finish(key, known, status)
+
+    def _finish(self, key: str, known: Known, status: Mapping[str, Any]) -> None:
+        self._known.pop(key, None)
+        if self._on_finished is not None:
+            self._on_finished(key, known, status)
+
+    async def _write(self, key: str, known: Known, status: dict[str, Any]) -> None:
+        status["observedGeneration"] = known.generation
+        for condition in status.get("conditions", ()):
+            condition["observedGeneration"] = known.generation
+        gone = dict.fromkeys(known.written - status.keys())
+        try:
+            body = await self._client.patch_status(
+                EXECUTIONS, known.name, status | gone, namespace=known.namespace, resource_version=known.version
+            )
+        except NotFound:
+            self._known.pop(key, None)
+            return
+        except ApiError as error:
+            known.status = None
+            raise port_error(error) from error
+        known.version = body["metadata"]["resourceVersion"]
+        known.written = frozenset(status)

@@ -1,0 +1,457 @@
+"""Builds the Job, the Pod and the ConfigMap of an attempt, as the API server takes them. Pure; nothing is sent here.
+
+Doing it twice gives the same. The pod satisfies the `restricted` Pod Security level whatever its template says, or is
+refused for what the template says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from penstock.api.base import API_VERSION
+from penstock.api.pipeline import EnvFrom, EnvVar, Step
+from penstock.engine.types import Identity, StartAttempt, Value
+from penstock.kube import names
+from penstock.kube.merging import Object, Template, merge
+from penstock.kube.transports import (
+    CannotStart,
+    CollectorMode,
+    PodSettings,
+    Transport,
+    WayIn,
+    WayOut,
+    choose,
+    declared_outputs,
+    input_texts,
+)
+from penstock.step import collector
+from penstock.step.inputs import contract_env, env_name, input_env
+from penstock.step.runtime import function_env
+
+DEFAULT_SHELL: Final = ("/bin/sh", "-ec")
+"""What runs a `script` whose step names no `shell`."""
+
+_HARDENED: Final[Mapping[str, Any]] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt and all that its manifests are made of.
+
+    Attributes:
+        start: what the engine asks for.
+        identity: the execution that it is part of.
+        pipeline: name of the pipeline; empty for an execution with a pipeline of its own.
+        settings: of the operator.
+        transport: how its values travel.
+        template: its pod template.
+        texts: what the files of its inputs hold, by name.
+    """
+
+    start: StartAttempt
+    identity: Identity
+    pipeline: str
+    settings: PodSettings
+    transport: Transport
+    template: Template
+    texts: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The name of its Job, Pod and ConfigMap."""
+        return names.object_name(self.identity, self.start.id)
+
+    @property
+    def step(self) -> Step:
+        """The step with the pipeline's defaults merged in."""
+        return self.start.step.spec
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of each of its objects: the template's, and ours."""
+        return {**self.template.labels, **names.labels(self.identity, self.start.id, self.pipeline)}
+
+
+def prepare(start: StartAttempt, identity: Identity, pipeline: str, settings: PodSettings) -> Attempt:
+    """Look at what an attempt needs.
+
+    Raises:
+        CannotStart: it cannot run on Kubernetes as it is; the message says why and what to do.
+    """
+    step = start.step.spec
+    template = Template(step.pod_template, place=f"spec.steps[{step.name}].podTemplate")
+    if start.image is None and not template.step.get("image"):
+        raise CannotStart(
+            f"spec.steps[{step.name}].image: a container needs an image; name one here or in spec.defaults.image"
+        )
+    transport = choose(step, start.inputs, settings)
+    if transport.collector is not None and not settings.collector_image:
+        raise CannotStart(
+            f"spec.steps[{step.name}].outputs: the operator has no collector image for outputs of any size; "
+            "set it in the operator's settings, or bound the outputs (`maxBytes`)"
+        )
+    return Attempt(start, identity, pipeline, settings, transport, template, input_texts(start.inputs))
+
+
+def job(attempt: Attempt) -> Object:
+    """The Job of an attempt, owned by its Execution."""
+    metadata: Object = {
+        "name": attempt.name,
+        "namespace": attempt.identity.namespace,
+        "labels": attempt.labels,
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": "Execution",
+                "name": attempt.identity.name,
+                "uid": attempt.identity.uid,
+                "controller": True,
+            }
+        ],
+    }
+    managed = attempt.settings.managed
+    template = {
+        # The inputs of a Job that we manage are in its pod alone: nothing is made from the template.
+        "metadata": _pod_metadata(attempt, with_inputs=not managed),
+        "spec": _pod_spec(attempt),
+    }
+    spec: Object = {"backoffLimit": 0, "completions": 1, "parallelism": 1, "template": template}
+    if managed:
+        spec["managedBy"] = names.MANAGER
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def pod(attempt: Attempt, *, job_uid: str) -> Object:
+    """The Pod of an attempt whose Job we manage, owned by that Job.
+
+    Args:
+        attempt: which.
+        job_uid: the uid that the API server gave to the Job.
+    """
+    metadata = _pod_metadata(attempt, with_inputs=True)
+    metadata["name"] = attempt.name
+    metadata["namespace"] = attempt.identity.namespace
+    # What the API server puts on a Job's template; `kubectl logs job/NAME` selects by it.
+    for prefix in ("", "batch.kubernetes.io/"):
+        metadata["labels"][f"{prefix}controller-uid"] = job_uid
+        metadata["labels"][f"{prefix}job-name"] = attempt.name
+    metadata["ownerReferences"] = [_owned_by_job(attempt, job_uid, controller=True)]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": _pod_spec(attempt)}
+
+
+def config_map(attempt: Attempt, *, job_uid: str) -> Object | None:
+    """The ConfigMap with an attempt's inputs, owned by its Job; None where they travel otherwise.
+
+    The pod can be made before it, and waits for it; the other way round it does not have to.
+    """
+    if attempt.transport.way_in is not WayIn.CONFIG_MAP:
+        return None
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": attempt.name,
+            "namespace": attempt.identity.namespace,
+            "labels": names.labels(attempt.identity, attempt.start.id, attempt.pipeline),
+            "ownerReferences": [_owned_by_job(attempt, job_uid, controller=False)],
+        },
+        "immutable": True,
+        "data": dict(attempt.texts),
+    }
+
+
+def _owned_by_job(attempt: Attempt, job_uid: str, *, controller: bool) -> Object:
+    reference: Object = {"apiVersion": "batch/v1", "kind": "Job", "name": attempt.name, "uid": job_uid}
+    return {**reference, "controller": True, "blockOwnerDeletion": True} if controller else reference
+
+
+def end_now() -> Object:
+    """A merge patch that has the kubelet end a pod whose attempt is over, and that leaves the pod and its logs there.
+
+    Not a deletion: people want to read the log of a step that failed.
+    """
+    return {"metadata": {"annotations": {names.ENDED: "true"}}, "spec": {"activeDeadlineSeconds": 1}}
+
+
+def job_status(*, succeeded: bool, started_at: float, finished_at: float, reason: str, message: str) -> Object:
+    """The final `status` of a Job that we manage, as the API server wants it.
+
+    Args:
+        succeeded: whether the attempt did.
+        started_at: when it was asked for or began, seconds since the epoch.
+        finished_at: when it ended.
+        reason: one word for its conditions.
+        message: a sentence for people.
+    """
+    start, end = _time(min(started_at, finished_at)), _time(finished_at)
+    kinds = ("SuccessCriteriaMet", "Complete") if succeeded else ("FailureTarget", "Failed")
+    status: Object = {
+        "startTime": start,
+        "uncountedTerminatedPods": {},
+        "conditions": [
+            {
+                "type": kind,
+                "status": "True",
+                "reason": reason,
+                "message": message,
+                "lastProbeTime": end,
+                "lastTransitionTime": end,
+            }
+            for kind in kinds
+        ],
+    }
+    return {**status, "succeeded": 1, "completionTime": end} if succeeded else {**status, "failed": 1}
+
+
+def _time(moment: float) -> str:
+    return datetime.fromtimestamp(int(moment), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- the pod --------------------------------------------------------------------------------------
+
+
+def _pod_metadata(attempt: Attempt, *, with_inputs: bool) -> Object:
+    annotations = dict(attempt.template.annotations)
+    if len(_containers(attempt)) > 1:
+        annotations["kubectl.kubernetes.io/default-container"] = names.STEP_CONTAINER
+    if with_inputs and attempt.transport.way_in is WayIn.ANNOTATIONS:
+        annotations |= {names.input_annotation(n, i): text for i, (n, text) in enumerate(attempt.texts.items())}
+    metadata: Object = {"labels": attempt.labels}
+    return {**metadata, "annotations": annotations} if annotations else metadata
+
+
+def _pod_spec(attempt: Attempt) -> Object:
+    settings, template = attempt.settings, attempt.template
+    security: Object = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if settings.run_as_user is not None and "runAsUser" not in template.spec.get("securityContext", {}):
+        security["runAsUser"] = settings.run_as_user
+    ours: Object = {
+        "restartPolicy": "Never",
+        "enableServiceLinks": False,
+        "securityContext": security,
+        "containers": _containers(attempt),
+    }
+    if not template.spec.get("serviceAccountName"):
+        ours["automountServiceAccountToken"] = False
+    if attempt.start.timeout_seconds is not None:
+        ours["activeDeadlineSeconds"] = attempt.start.timeout_seconds
+    if attempt.transport.collector is CollectorMode.SHARED:
+        ours["shareProcessNamespace"] = True
+    if init := _init_containers(attempt):
+        ours["initContainers"] = init
+    if volumes := _volumes(attempt):
+        ours["volumes"] = volumes
+    return merge(template.spec, ours)
+
+
+def _containers(attempt: Attempt) -> list[Object]:
+    # The step comes first: a collector that sees no process has to be able to tell that the step is over.
+    found = [_step_container(attempt)]
+    if attempt.transport.collector is CollectorMode.SHARED:
+        found.append(_collector_container(attempt))
+    return [*found, *(_hardened(item) for item in attempt.template.others)]
+
+
+def _init_containers(attempt: Attempt) -> list[Object]:
+    found = [_hardened(item) for item in attempt.template.init_containers]
+    if attempt.transport.collector is CollectorMode.SIDECAR:
+        found.insert(0, {**_collector_container(attempt), "restartPolicy": "Always"})
+    return found
+
+
+def _hardened(container: Object) -> Object:
+    return merge(container, {"securityContext": dict(_HARDENED)})
+
+
+def _step_container(attempt: Attempt) -> Object:
+    step, template = attempt.step, attempt.template.step
+    ours: Object = {
+        "name": names.STEP_CONTAINER,
+        "securityContext": dict(_HARDENED),
+        "env": _variables(attempt),
+        "terminationMessagePath": names.MESSAGE_FILE,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if attempt.start.image is not None:
+        ours["image"] = attempt.start.image
+    if attempt.transport.way_out is not WayOut.COLLECTOR:
+        ours["terminationMessagePath"] = names.OUTPUT_FILE
+    if attempt.transport.way_out is WayOut.TERMINATION:
+        # Of a step that failed, lines of its log could be taken for outputs.
+        ours["terminationMessagePolicy"] = "File"
+    if step.resources is not None:
+        ours["resources"] = step.resources.manifest()
+    if mounts := _mounts(attempt):
+        ours["volumeMounts"] = mounts
+    command, args = command_line(step)
+    if command is not None:
+        ours["command"] = command
+        template = {key: value for key, value in template.items() if key != "args"}
+    if args:
+        ours["args"] = args
+    if step.env_from:
+        ours["envFrom"] = [*template.get("envFrom", []), *map(_env_from, step.env_from)]
+    merged = merge(template, ours)
+    # The contract's variables first, so that the template's may refer to them as the step's own may.
+    own = {item["name"] for item in ours["env"]}
+    of_template = [item for item in template.get("env", []) if item["name"] not in own]
+    contract = [item for item in ours["env"] if item["name"].startswith(("PENSTOCK_", "INPUT_"))]
+    rest = [item for item in ours["env"] if item not in contract]
+    return {**merged, "env": [*contract, *of_template, *rest]}
+
+
+def command_line(step: Step) -> tuple[list[str] | None, list[str]]:
+    """`command` and `args` of a step's container; None for the image's own command.
+
+    The kubelet expands `$(NAME)` in both, as the contract wants it for `command` and `args`; a script is text of
+    another language and reaches its shell as it is.
+    """
+    args = list(step.args or ())
+    if step.script is not None:
+        shell = [literal(word) for word in step.shell or DEFAULT_SHELL]
+        return shell, [literal(step.script), *args]
+    if step.function is not None:
+        return ["python", "-m", "penstock.step", step.function], []
+    return (list(step.command) if step.command else None), args
+
+
+def literal(text: str) -> str:
+    """`text` written so that the kubelet's expansion of `$(NAME)` gives it back unchanged."""
+    return text.replace("$", "$$")
+
+
+def _variables(attempt: Attempt) -> list[Object]:
+    start, step = attempt.start, attempt.step
+    collected = attempt.transport.way_out is WayOut.COLLECTOR
+    contract = contract_env(
+        inputs_dir=names.INPUTS_DIR,
+        output_file=names.COLLECTED_FILE if collected else names.OUTPUT_FILE,
+        outputs_dir=names.OUTPUTS_DIR,
+        execution=attempt.identity.name,
+        step=start.id.step,
+        attempt=start.id.attempt,
+        pipeline=attempt.pipeline,
+        index=start.id.index,
+    )
+    if step.function is not None:
+        types = {name: _type(value) for name, value in start.inputs.items()}
+        contract |= function_env(types, declared_outputs(step))
+    found: list[Object] = [{"name": name, "value": literal(value)} for name, value in contract.items()]
+    given = input_env(attempt.texts)
+    for position, name in enumerate(attempt.texts):
+        if env_name(name) in given:
+            # From where the file comes from too: the pod is not larger for it, and the text is not expanded.
+            found.append({"name": env_name(name), "valueFrom": _input_source(attempt, name, position)})
+    return [*found, *map(_variable, step.env or ())]
+
+
+def _type(value: Value) -> str:
+    match value:
+        case list():
+            return "array"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+    return "json"
+
+
+def _input_source(attempt: Attempt, name: str, position: int) -> Object:
+    if attempt.transport.way_in is WayIn.CONFIG_MAP:
+        return {"configMapKeyRef": {"name": attempt.name, "key": name}}
+    return {"fieldRef": _field(names.input_annotation(name, position))}
+
+
+def _field(annotation: str) -> Object:
+    return {"apiVersion": "v1", "fieldPath": f"metadata.annotations['{annotation}']"}
+
+
+def _variable(variable: EnvVar) -> Object:
+    if variable.value_from is None:
+        return {"name": variable.name, "value": variable.value or ""}
+    return {"name": variable.name, "valueFrom": variable.value_from.manifest()}
+
+
+def _env_from(source: EnvFrom) -> Object:
+    return source.manifest()
+
+
+# --- volumes --------------------------------------------------------------------------------------
+
+
+def _volumes(attempt: Attempt) -> list[Object]:
+    found: list[Object] = []
+    match attempt.transport.way_in:
+        case WayIn.ANNOTATIONS:
+            items = [
+                {"path": name, "fieldRef": _field(names.input_annotation(name, position))}
+                for position, name in enumerate(attempt.texts)
+            ]
+            found.append({"name": names.INPUTS_VOLUME, "downwardAPI": {"items": items}})
+        case WayIn.CONFIG_MAP:
+            found.append({"name": names.INPUTS_VOLUME, "configMap": {"name": attempt.name}})
+        case WayIn.NONE if attempt.settings.empty_folders:
+            found.append({"name": names.INPUTS_VOLUME, "emptyDir": {}})
+    if attempt.transport.collector is not None:
+        found.append({"name": names.VALUES_VOLUME, "emptyDir": {}})
+    if attempt.transport.collector is not None or attempt.settings.empty_folders:
+        found.append({"name": names.OUTPUTS_VOLUME, "emptyDir": {}})
+    return found
+
+
+_PLACES: Final = {
+    names.INPUTS_VOLUME: names.INPUTS_DIR,
+    names.VALUES_VOLUME: names.VALUES_DIR,
+    names.OUTPUTS_VOLUME: names.OUTPUTS_DIR,
+}
+
+
+def _mounts(attempt: Attempt) -> list[Object]:
+    found: list[Object] = []
+    for volume in _volumes(attempt):
+        mount: Object = {"name": volume["name"], "mountPath": _PLACES[volume["name"]]}
+        found.append({**mount, "readOnly": True} if volume["name"] == names.INPUTS_VOLUME else mount)
+    return found
+
+
+# --- the collector --------------------------------------------------------------------------------
+
+
+def _collector_container(attempt: Attempt) -> Object:
+    settings, transport = attempt.settings, attempt.transport
+    env = collector.environment(
+        declared_outputs(attempt.step),
+        output_file=names.COLLECTED_FILE,
+        outputs_dir=names.OUTPUTS_DIR,
+        message_file=names.MESSAGE_FILE,
+        message_bytes=min(collector.MESSAGE_BYTES, transport.message_bytes),
+        limit=settings.step_output_bytes,
+        wait=collector.PROCESSES if transport.collector is CollectorMode.SHARED else collector.SIGNAL,
+    )
+    container: Object = {
+        "name": names.COLLECTOR_CONTAINER,
+        "image": settings.collector_image,
+        "command": list(settings.collector_command),
+        "env": [{"name": name, "value": literal(value)} for name, value in env.items()],
+        "resources": {kind: dict(amounts) for kind, amounts in settings.collector_resources.items()},
+        "securityContext": {
+            **_HARDENED,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": settings.collector_uid,
+            "runAsGroup": settings.collector_uid,
+        },
+        "terminationMessagePath": names.MESSAGE_FILE,
+        "volumeMounts": [
+            {"name": volume, "mountPath": _PLACES[volume], "readOnly": True}
+            for volume in (names.VALUES_VOLUME, names.OUTPUTS_VOLUME)
+        ],
+    }
+    if settings.collector_pull_policy is not None:
+        container["imagePullPolicy"] = settings.collector_pull_policy
+    return container

@@ -1,0 +1,104 @@
+"""Names that objects of attempts bear, and the places in their pods. Nothing here builds or reads a whole object.
+
+Whoever selects, reads or writes attempts' Jobs and Pods takes the words from here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Final
+
+from penstock.engine.types import AttemptId, Identity
+
+EXECUTION: Final = "penstock.dev/execution"
+EXECUTION_UID: Final = "penstock.dev/execution-uid"
+PIPELINE: Final = "penstock.dev/pipeline"
+STEP: Final = "penstock.dev/step"
+ITEM: Final = "penstock.dev/item"
+ATTEMPT: Final = "penstock.dev/attempt"
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+"""Label keys. `ITEM` is only on attempts of a fan-out's items."""
+
+MANAGER: Final = "penstock.dev/operator"
+"""What `spec.managedBy` of a Job says."""
+INPUT_ANNOTATION: Final = "inputs.penstock.dev/"
+"""Prefix of the annotations that carry inputs."""
+ENDED: Final = "penstock.dev/ended"
+"""Annotation of a pod whose attempt is over for the operator, and which the operator had ended after that."""
+
+STEP_CONTAINER: Final = "step"
+COLLECTOR_CONTAINER: Final = "collector"
+INPUTS_VOLUME: Final = "penstock-inputs"
+VALUES_VOLUME: Final = "penstock-values"
+OUTPUTS_VOLUME: Final = "penstock-outputs"
+
+INPUTS_DIR: Final = "/penstock/inputs"
+OUTPUTS_DIR: Final = "/penstock/outputs"
+VALUES_DIR: Final = "/penstock/values"
+OUTPUT_FILE: Final = "/penstock/output"
+"""`$PENSTOCK_OUTPUT` where it is the termination message."""
+COLLECTED_FILE: Final = "/penstock/values/output"
+"""`$PENSTOCK_OUTPUT` where a collector reads it."""
+MESSAGE_FILE: Final = "/dev/termination-log"
+"""The termination message of a container that writes no outputs into it; Kubernetes' own default."""
+
+_LONGEST: Final = 63
+_HASH: Final = 10
+
+
+def object_name(identity: Identity, attempt: AttemptId) -> str:
+    """The name of an attempt's Job, Pod and ConfigMap: the same for the same attempt, another for any other.
+
+    A DNS label of at most 63 characters: execution, step, item and attempt, the long ones shortened, and 50 bits of a
+    digest of all of them with the execution's uid.
+    """
+    whole = f"{identity.uid}/{attempt.step}/{attempt.index}/{attempt.attempt}"
+    digest = base64.b32encode(hashlib.sha256(whole.encode()).digest()).decode().lower()[:_HASH]
+    item = f"-{attempt.index}" if attempt.index >= 0 else ""
+    tail = f"{item}-{attempt.attempt}-{digest}"
+    room = _LONGEST - len(tail) - 1
+    # Each of the two gets half, and what the other leaves.
+    step = attempt.step[: max(room // 2, room - len(identity.name))].rstrip("-")
+    execution = identity.name[: room - len(step)].replace(".", "-").strip("-")
+    return f"{execution}-{step}{tail}"
+
+
+def labels(identity: Identity, attempt: AttemptId, pipeline: str) -> dict[str, str]:
+    """The labels of everything that belongs to an attempt.
+
+    Args:
+        identity: the execution.
+        attempt: which attempt.
+        pipeline: name of the pipeline; empty for an execution with a pipeline of its own.
+    """
+    found = {
+        MANAGED_BY: "penstock",
+        EXECUTION: identity.name,
+        EXECUTION_UID: identity.uid,
+        STEP: attempt.step,
+        ATTEMPT: str(attempt.attempt),
+    }
+    if attempt.index >= 0:
+        found[ITEM] = str(attempt.index)
+    if pipeline:
+        found[PIPELINE] = pipeline
+    return found
+
+
+def attempt_of(found: dict[str, str]) -> AttemptId | None:
+    """The attempt that an object with these labels belongs to; None if it is not one of ours."""
+    try:
+        return AttemptId(found[STEP], int(found.get(ITEM, "-1")), int(found[ATTEMPT]))
+    except (KeyError, ValueError):
+        return None
+
+
+def input_annotation(name: str, position: int) -> str:
+    """The annotation that carries an input.
+
+    Names of inputs may begin and end in ways that keys of annotations may not; those are named by their position, with
+    a dot, which no input's name has.
+    """
+    usable = name[0].isalnum() and name[-1].isalnum()
+    return INPUT_ANNOTATION + (name if usable else f"input.{position}")
