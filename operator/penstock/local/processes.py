@@ -123,7 +123,7 @@ def command_line(step: Step, variables: Mapping[str, str], *, python: str = "pyt
     if step.script is not None:
         return [*(step.shell or DEFAULT_SHELL), step.script, *args]
     if step.function is not None:
-        # -P: a json.py of the user must not stand in for the library's; the runtime itself puts the user's folder first.
+        # -P: no json.py of the user may stand in for the library's; the runtime itself puts the user's folder first.
         return [python, "-P", "-m", "penstock.step", step.function]
     if step.command:
         return [*(expand(argument, variables) for argument in step.command), *args]
