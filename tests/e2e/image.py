@@ -1,4 +1,4 @@
-"""The project's image from its `Dockerfile`, without an image registry: `python -m tests.e2e.image` prints name and archive.
+"""The project's image from its `Dockerfile`, without an image registry: `python -m tests.e2e.image` prints where it is.
 
 A base image is made from Debian packages and given to the build as its argument BASE. It also stands in for
 `python:3.13-slim`, which examples use and no cluster without a way to a registry could pull.
@@ -69,22 +69,20 @@ def build(repository: Path = REPOSITORY, cache: Path | None = None) -> Image:
         ClusterError: It could not be built; with the end of what the build printed.
     """
     kept = cache or default_cache()
-    files = context_files(repository)
-    base_key = _base_recipe()
-    digest = hashlib.sha256(base_key)
-    for path in files:
-        digest.update(f"{path.relative_to(repository)}\0{os.access(path, os.X_OK)}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    key = digest.hexdigest()[:16]
-    name = f"{NAME}:{key}"
+    with tempfile.TemporaryDirectory(prefix="penstock-build-") as folder:
+        # A copy of just what the build reads: what is built is what the key counts, even while somebody edits it.
+        context = Path(folder)
+        content = _copy(context_files(repository), repository, context)
+        digest = hashlib.sha256(_base_recipe() + content).digest()
+        name = f"{NAME}:{digest.hex()[:16]}"
 
-    def make(archive: Path) -> None:
-        require_linux_root()
-        packages.install(IMAGE_PACKAGES)
-        with _locked(kept):
-            _build(kept, repository, files, Image(name=name, archive=archive))
+        def make(archive: Path) -> None:
+            require_linux_root()
+            packages.install(IMAGE_PACKAGES)
+            with _locked(kept):
+                _build(kept, context, Image(name=name, archive=archive))
 
-    archive = cached(kept, "image", digest.digest(), make)
+        archive = cached(kept, "image", digest, make)
     archive.touch()
     _forget_old(kept)
     return Image(name=name, archive=archive)
@@ -137,23 +135,28 @@ def _files(path: Path) -> list[Path]:
     return [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
 
 
-def _build(cache: Path, repository: Path, files: list[Path], image: Image) -> None:
+def _copy(files: list[Path], repository: Path, context: Path) -> bytes:
+    """Copy files; returns a digest of their names, contents and rights to execute."""
+    digest = hashlib.sha256()
+    for path in files:
+        copy = context / path.relative_to(repository)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
+        digest.update(f"{path.relative_to(repository)}\0{os.access(copy, os.X_OK)}\0".encode())
+        digest.update(hashlib.sha256(copy.read_bytes()).digest())
+    return digest.digest()
+
+
+def _build(cache: Path, context: Path, image: Image) -> None:
     say(f"building {image.name}")
-    store = Builder(cache)
-    base = store.base(_base(cache))
-    with tempfile.TemporaryDirectory(prefix="penstock-build-") as folder:
-        # Only what the key counts, so that what is built is what was counted.
-        context = Path(folder)
-        for path in files:
-            copy = context / path.relative_to(repository)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
-        store.run(
-            "bud", "--layers", "--isolation", "chroot", "--network", "host", "--format", "docker", *_certificates(),
-            "--build-arg", f"BASE={base}", "--tag", image.name, context,
-        )  # fmt: skip
-    store.run("push", image.name, f"docker-archive:{image.archive}:{image.name}")
-    store.limit()
+    builder = Builder(cache)
+    base = builder.base(_base(cache))
+    builder.run(
+        "bud", "--layers", "--isolation", "chroot", "--network", "host", "--format", "docker", *_certificates(),
+        "--build-arg", f"BASE={base}", "--tag", image.name, context,
+    )  # fmt: skip
+    builder.run("push", image.name, f"docker-archive:{image.archive}:{image.name}")
+    builder.limit()
 
 
 class Builder:

@@ -187,7 +187,7 @@ async def run(request: RunRequest) -> int:
         request.settings, on_pass=lambda _, state, tasks: shown[0].changed(state, tasks), on_trouble=on_trouble
     )
     try:
-        uid, resumed = await _take_up(session, request)
+        uid, resumed = await _take_up(session, request, shown)
         found = session.store.get(uid)
         shown[0] = _view(request, session, uid, found["metadata"]["name"])
         if resumed:
@@ -204,7 +204,7 @@ async def run(request: RunRequest) -> int:
     return _EXIT[found["status"]["phase"]]
 
 
-async def _take_up(session: LocalSession, request: RunRequest) -> tuple[str, bool]:
+async def _take_up(session: LocalSession, request: RunRequest, shown: list[View]) -> tuple[str, bool]:
     """The uid of what is run, and whether it is an interrupted execution."""
     name, spec = request.pipeline
     revision = session.revision(name, spec) if name else None
@@ -222,9 +222,15 @@ async def _take_up(session: LocalSession, request: RunRequest) -> tuple[str, boo
             "find its files in their working directory; name a smaller folder with --source"
         )
     while not request.fresh and (uid := await session.interrupted(execution, revision=revision, source=source)):
-        if not session.store.get(uid)["spec"].get("cancel"):
+        found = session.store.get(uid)
+        if not found["spec"].get("cancel"):
             return uid, True
-        await session.run(uid)  # it was cancelled and left in a hurry: that comes to its end first
+        view = shown[0] = _view(request, session, uid, found["metadata"]["name"])
+        view.tell(f"{found['metadata']['name']} was cancelled, but did not come to its end: that comes first")
+        try:
+            await _run_until_signalled(session, uid, view, patience=1)
+        finally:
+            view.close()
     return session.submit(execution, revision=revision, source=source), False
 
 
@@ -237,15 +243,15 @@ def _view(request: RunRequest, session: LocalSession, uid: str, name: str) -> Vi
     return Lines()
 
 
-async def _run_until_signalled(session: LocalSession, uid: str, view: View) -> dict[str, Any]:
-    """Run; the first signal cancels the execution, the second ends what runs and leaves."""
+async def _run_until_signalled(session: LocalSession, uid: str, view: View, *, patience: int = 2) -> dict[str, Any]:
+    """Run; a signal cancels the execution, one that tries our patience (the second) ends what runs and leaves."""
     task = asyncio.ensure_future(session.run(uid))
     count = 0
 
     def on_signal() -> None:
         nonlocal count
         count += 1
-        if count == 1:
+        if count < patience:
             session.cancel(uid)
             view.tell("cancelling; `finally` steps still run, a second Ctrl-C leaves at once")
         else:
@@ -258,7 +264,7 @@ async def _run_until_signalled(session: LocalSession, uid: str, view: View) -> d
     try:
         return await task
     except asyncio.CancelledError:
-        if count < 2:
+        if count < patience:
             raise
         raise click.Abort from None
     finally:

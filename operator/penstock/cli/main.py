@@ -30,6 +30,7 @@ COMMANDS = {
     "lint": ("penstock.cli.lint", "Check manifests and say all that is wrong with them."),
     "graph": ("penstock.cli.graph", "Draw the graph of a pipeline as text or Mermaid."),
     "schema": ("penstock.cli.schema", "Print the JSON Schema of manifests, for editors."),
+    "operator": ("penstock.cli.operator", "Run the operator on a Kubernetes cluster."),
 }
 """Name to module (whose `command` is called) and one line of help."""
 

@@ -192,6 +192,7 @@ class Controller:
         """One pass over one execution: gather, decide, apply."""
         gathered = await self._gather(key)
         if gathered is None:
+            await self.attempts.forget(key)
             self._forget(key)
             return
         held, observations = gathered

@@ -5,7 +5,7 @@ What is known of them comes from watches and lists (`observe`); what is written 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ from penstock.kube.client import Client
 from penstock.kube.errors import ApiError, NotFound, port_error
 from penstock.kube.resources import EXECUTIONS
 from penstock.kube.revisions import NotReady, Revisions
+from penstock.kube.transports import declared_outputs
+from penstock.step.values import Declared
 
 _FINISHED = frozenset(phase.value for phase in ExecutionPhase if phase.finished)
 
@@ -40,6 +42,7 @@ class Known:
         written: the top-level fields of the stored status.
         revision: the revision that it is pinned to.
         inputs: the values that it was given.
+        declared: the outputs of each step that has any.
         told: what it was last said to wait for.
     """
 
@@ -52,6 +55,7 @@ class Known:
     written: frozenset[str]
     revision: str = ""
     inputs: Mapping[str, Value] = field(default_factory=dict)
+    declared: Mapping[str, Sequence[Declared]] = field(default_factory=dict)
     told: str = ""
 
 
@@ -85,9 +89,13 @@ class KubeExecutions:
         """Uids of all executions that are not finished."""
         return list(self._known)
 
-    def known(self, key: str) -> Known | None:
-        """What is known of an execution."""
-        return self._known.get(key)
+    def forget(self, key: str) -> None:
+        """An execution is not there any more."""
+        self._known.pop(key, None)
+
+    def revisions_in_use(self) -> set[tuple[str, str]]:
+        """Namespaces and names of the revisions that unfinished executions run."""
+        return {(known.namespace, known.revision) for known in self._known.values() if known.revision}
 
     def observe(self, body: Mapping[str, Any], *, deleted: bool = False) -> bool:
         """Take note of an execution that was listed or watched; whether its controller should look at it."""
@@ -117,6 +125,25 @@ class KubeExecutions:
         known.spec = body["spec"]
         return True
 
+    # What attempts ask
+
+    def identity(self, key: str) -> Identity | None:
+        """Who an execution is; None if it is not known (any more)."""
+        known = self._known.get(key)
+        return None if known is None else Identity(known.name, key, known.namespace)
+
+    def pipeline_name(self, key: str) -> str:
+        """Name of its pipeline; empty where it has a pipeline of its own."""
+        known = self._known.get(key)
+        return "" if known is None else str(known.spec.get("pipeline", {}).get("name", ""))
+
+    def declared(self, key: str, step: str) -> Sequence[Declared]:
+        """The outputs that a step of it declares."""
+        known = self._known.get(key)
+        return () if known is None else known.declared.get(step, ())
+
+    # The controller's `Executions`
+
     async def load(self, key: str) -> Loaded | None:
         """See `controller.ports.Executions`."""
         known = self._known.get(key)
@@ -131,6 +158,8 @@ class KubeExecutions:
             await self.refuse(key, str(Reason.INVALID_INPUTS), f"spec: {error.errors()[0]['msg']}")
             return None
         pipeline = await self._pipeline(key, known, spec)
+        steps = (*pipeline.steps, *pipeline.finally_)
+        known.declared = {step.name: outputs for step in steps if (outputs := declared_outputs(step))}
         known.inputs = {given.name: given.value for given in spec.inputs if given.object is None}
         if any(given.object is not None for given in spec.inputs):
             message = "inputs from objects need object storage, which this version does not have on Kubernetes"
@@ -147,7 +176,7 @@ class KubeExecutions:
     async def _read(self, key: str, known: Known) -> bool:
         """Read an execution anew; whether it is still there."""
         try:
-            body = await self._client.get(EXECUTIONS, known.name, namespace=known.namespace)
+            body = await self._client.get(EXECUTIONS, known.name, known.namespace)
         except NotFound:
             self._known.pop(key, None)
             return False
@@ -242,7 +271,7 @@ class KubeExecutions:
         gone = dict.fromkeys(known.written - status.keys())
         try:
             body = await self._client.patch_status(
-                EXECUTIONS, known.name, status | gone, namespace=known.namespace, resource_version=known.version
+                EXECUTIONS, known.name, known.namespace, status | gone, resource_version=known.version
             )
         except NotFound:
             self._known.pop(key, None)

@@ -7,19 +7,19 @@ Why at most one leads at a time, without comparing the clocks of two machines:
 - A holder counts as leader until `renew_deadline_seconds` after the moment at which it *sent* its last renewal that
   succeeded, by its own clock. From then on it is fenced: it writes nothing until a renewal succeeds again.
 - Another one takes the Lease only after it has seen it unchanged for `lease_seconds`, by its own clock. It reads every
-  `retry_seconds`; a change that it finds it dates back towards its previous reading, by less than the difference between
-  the two times above, so that a killed leader is succeeded `lease_seconds` after its last renewal and not later.
+  `retry_seconds`; a change that it finds it dates back towards its previous reading, by less than the difference
+  between the two times above, so that a killed leader is succeeded `lease_seconds` after its last renewal, not later.
 - Every write of the Lease names the resource version that it is based on, so that of two that try only one succeeds.
 
 Why nobody takes over while the API server is away, however long: time in which a follower could not read the Lease does
-not count, since the holder could not renew it either. The holder does not give up in that time. It is fenced, and when the
-server is back, its next renewal names the last resource version it knows. If that succeeds, nobody had the Lease meanwhile,
-and it goes on as if nothing had happened; its caches and watches stay. If it does not, it reads once: only if the Lease is
-still its own, with the same number of transitions (its own earlier renewal had arrived and the answer was lost), it goes
-on. Otherwise it has lost, before it has written anything.
+not count, since the holder could not renew it either. The holder does not give up in that time. It is fenced, and when
+the server is back, its next renewal names the last resource version it knows. If that succeeds, nobody had the Lease
+meanwhile, and it goes on as if nothing had happened; its caches and watches stay. If it does not, it reads once: only
+if the Lease is still its own, in the same term (its earlier renewal had arrived and the answer was lost), it goes on.
+Otherwise it has lost, before it has written anything.
 
-What a fence cannot do is recall a request that was sent just before the deadline. Names of children are deterministic and
-writes of status carry resource versions, so that such a late write repeats what the successor does, or is refused.
+What a fence cannot do is recall a request that was sent just before the deadline. Names of children are deterministic
+and writes of status carry resource versions, so that such a late write repeats what the successor does, or is refused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from typing import Any
 from penstock.kube.client import Client
 from penstock.kube.errors import AlreadyExists, ApiError, Conflict, Fenced, NotFound
 from penstock.kube.resources import LEASES
+from penstock.kube.transport import OnRequest, Provider, Settings, Transport
 from penstock.step.values import JsonObject
 
 log = logging.getLogger(__name__)
@@ -103,12 +105,11 @@ class Observer:
         self._idle = 0.0
         self._read_at: float | None = None
 
-    def saw(self, spec: JsonObject, *, sent: float, answered: float) -> None:
+    def saw(self, spec: JsonObject, *, answered: float) -> None:
         """A reading succeeded.
 
         Args:
             spec: of the Lease.
-            sent: when it was asked for.
             answered: when it came.
         """
         before = self._read_at
@@ -127,9 +128,10 @@ class Observer:
         self._read_at = None
 
     def remaining(self, now: float) -> float:
-        """Seconds until it has expired, if nothing changes; 0 or less: it has, but only a reading may establish that."""
-        since = 0.0 if self._read_at is None else now - self._read_at
-        return self._lasts() - self._idle - since
+        """Seconds until a reading may find it expired; endless after one that failed, as time stands still then."""
+        if self._read_at is None:
+            return math.inf
+        return self._lasts() - self._idle - (now - self._read_at)
 
     def expired(self) -> bool:
         """Whether the Lease had expired at the last reading."""
@@ -138,6 +140,13 @@ class Observer:
     def _lasts(self) -> float:
         promised = _duration(self._spec or {})
         return promised if promised > 0 else self._settings.lease_seconds
+
+
+def election_client(provider: Provider, settings: LeaderSettings, *, on_request: OnRequest | None = None) -> Client:
+    """The client that a `Leader` needs: one that fails soon, as the next round is a better second try."""
+    limit = (settings.renew_deadline_seconds - settings.retry_seconds) / 2
+    once = Settings(tries=1, connect_seconds=limit, request_seconds=limit)
+    return Client(Transport(provider, settings=once, on_request=on_request))
 
 
 class Leader:
@@ -220,7 +229,6 @@ class Leader:
     # Following
 
     async def _acquire(self) -> None:
-        sent = self._clock()
         try:
             lease = await self._client.get(LEASES, self.settings.name, self.settings.namespace)
         except NotFound:
@@ -232,7 +240,7 @@ class Leader:
             self._troubled("read", error)
             return
         spec = lease.get("spec") or {}
-        self._observer.saw(spec, sent=sent, answered=self._clock())
+        self._observer.saw(spec, answered=self._clock())
         if spec.get("holderIdentity") in ("", None, self.settings.identity) or self._observer.expired():
             await self._claim(lease)
 

@@ -271,7 +271,7 @@ def _step_container(attempt: Attempt) -> Object:
     ours: Object = {
         "name": names.STEP_CONTAINER,
         "securityContext": dict(_HARDENED),
-        "env": _variables(attempt),
+        "env": _contract(attempt),
         "terminationMessagePath": names.MESSAGE_FILE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -294,13 +294,11 @@ def _step_container(attempt: Attempt) -> Object:
         ours["args"] = args
     if step.env_from:
         ours["envFrom"] = [*template.get("envFrom", []), *map(_env_from, step.env_from)]
-    merged = merge(template, ours)
     # The contract's variables first, so that the template's may refer to them as the step's own may.
-    own = {item["name"] for item in ours["env"]}
+    own = {variable.name for variable in step.env or ()} | {item["name"] for item in ours["env"]}
     of_template = [item for item in template.get("env", []) if item["name"] not in own]
-    contract = [item for item in ours["env"] if item["name"].startswith(("PENSTOCK_", "INPUT_"))]
-    rest = [item for item in ours["env"] if item not in contract]
-    return {**merged, "env": [*contract, *of_template, *rest]}
+    env = [*ours["env"], *of_template, *map(_variable, step.env or ())]
+    return {**merge(template, ours), "env": env}
 
 
 def command_line(step: Step) -> tuple[list[str] | None, list[str]]:
@@ -323,7 +321,7 @@ def literal(text: str) -> str:
     return text.replace("$", "$$")
 
 
-def _variables(attempt: Attempt) -> list[Object]:
+def _contract(attempt: Attempt) -> list[Object]:
     start, step = attempt.start, attempt.step
     collected = attempt.transport.way_out is WayOut.COLLECTOR
     contract = contract_env(
@@ -345,7 +343,7 @@ def _variables(attempt: Attempt) -> list[Object]:
         if env_name(name) in given:
             # From where the file comes from too: the pod is not larger for it, and the text is not expanded.
             found.append({"name": env_name(name), "valueFrom": _input_source(attempt, name, position)})
-    return [*found, *map(_variable, step.env or ())]
+    return found
 
 
 def _type(value: Value) -> str:

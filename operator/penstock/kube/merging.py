@@ -1,6 +1,7 @@
 """Merges a step's `podTemplate` under what Penstock sets: ours wins, what it says beyond that stays.
 
-Pure. Lists that Kubernetes itself merges by a key are merged by it here; of all other lists ours replaces the template's.
+Pure. Lists that Kubernetes itself merges by a key are merged by it here; all other lists of the template's are replaced
+by ours.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ _KEYS: Final[Mapping[str, str]] = {
     "volumes": "name",
     "env": "name",
     "volumeMounts": "mountPath",
-    "imagePullSecrets": "name",
 }
 
 
@@ -43,25 +43,9 @@ def merge(template: Mapping[str, Any], ours: Mapping[str, Any]) -> Object:
 
 
 def _merge_list(template: Sequence[Object], ours: Sequence[Object], key: str) -> list[Object]:
-    known = {item.get(key): item for item in template}
+    # One of the same name is replaced and not mixed: sources of variables and volumes exclude each other.
     names = {item[key] for item in ours}
-    return [
-        *(item for item in template if item.get(key) not in names),
-        *(_merge_item(known.get(item[key]), item, key) for item in ours),
-    ]
-
-
-def _merge_item(template: Object | None, ours: Object, key: str) -> Object:
-    if template is None:
-        return copy.deepcopy(ours)
-    # Sources exclude each other: half of one and half of the other would be refused. A volume's source is any other key.
-    if key == "mountPath" or set(ours) & {"value", "valueFrom"} or not _is_container(ours):
-        return copy.deepcopy(ours)
-    return merge(template, ours)
-
-
-def _is_container(item: Object) -> bool:
-    return "securityContext" in item
+    return copy.deepcopy([*(item for item in template if item.get(key) not in names), *ours])
 
 
 class Template:
@@ -89,9 +73,10 @@ class Template:
         self.step: Object = next((item for item in containers if item["name"] == STEP_CONTAINER), {})
         for name in ("env", "volumeMounts"):
             self._check_list(self.step, name, within=f"spec.containers[{STEP_CONTAINER}].")
-        for item in [*self.others, *self.init_containers]:
-            if item["name"] == COLLECTOR_CONTAINER or item in self.init_containers and item["name"] == STEP_CONTAINER:
-                raise self._wrong(f"spec.containers[{item['name']}]", "this name is Penstock's own; choose another")
+        for field, items in (("containers", self.others), ("initContainers", self.init_containers)):
+            for item in items:
+                if item["name"] in (STEP_CONTAINER, COLLECTOR_CONTAINER):
+                    raise self._wrong(f"spec.{field}[{item['name']}]", "this name is Penstock's own; choose another")
         for name in ("containers", "initContainers"):
             spec.pop(name, None)
         self.spec: Object = spec

@@ -148,7 +148,7 @@ class Revisions:
         try:
             await self._client.create(CONTROLLER_REVISIONS, body)
         except AlreadyExists:  # made by an operator that did not live to tell
-            there = await self._client.get(CONTROLLER_REVISIONS, object_name(f"{name}-{number}"), namespace=namespace)
+            there = await self._client.get(CONTROLLER_REVISIONS, object_name(f"{name}-{number}"), namespace)
             self.observe_revision(there)
             if known.numbers.get(number) != digest:
                 return await self._revision_of(namespace, name, known, raw)
@@ -187,7 +187,7 @@ class Revisions:
         if number:
             status_now["revision"] = number
         if any(known.status.get(key) != value for key, value in status_now.items()):
-            body = await self._client.patch_status(PIPELINES, name, status_now, namespace=namespace)
+            body = await self._client.patch_status(PIPELINES, name, namespace, status_now)
             known.status = body.get("status") or {}
 
     # Executions
@@ -206,7 +206,7 @@ class Revisions:
         spec = self._specs.get((namespace, revision))
         if spec is None:
             try:
-                found = await self._client.get(CONTROLLER_REVISIONS, object_name(revision), namespace=namespace)
+                found = await self._client.get(CONTROLLER_REVISIONS, object_name(revision), namespace)
             except NotFound:
                 raise NotReady(f'revision "{revision}" is not there any more') from None
             except ApiError as error:
@@ -244,7 +244,7 @@ class Revisions:
                 if (namespace, revision) in in_use or (known.generation and number == known.current):
                     continue
                 try:
-                    await self._client.delete(CONTROLLER_REVISIONS, object_name(revision), namespace=namespace)
+                    await self._client.delete(CONTROLLER_REVISIONS, object_name(revision), namespace)
                 except ApiError as error:
                     raise port_error(error) from error
                 del known.numbers[number]

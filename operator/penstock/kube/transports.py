@@ -130,7 +130,7 @@ def choose(step: Step, inputs: Mapping[str, Value], settings: PodSettings) -> Tr
     _refuse_files(step, inputs)
     way_in = _way_in(step, inputs, settings)
     extra, lasting = _brought_along(step)
-    message_bytes = _share(extra + 1)
+    message_bytes = message_share(extra + 1)
     outputs = declared_outputs(step)
     if not outputs:
         return Transport(way_in, WayOut.NONE, message_bytes=message_bytes)
@@ -139,7 +139,7 @@ def choose(step: Step, inputs: Mapping[str, Value], settings: PodSettings) -> Tr
     if largest is not None and largest < message_bytes:
         return Transport(way_in, WayOut.TERMINATION, message_bytes=message_bytes)
     mode = CollectorMode.SIDECAR if lasting else settings.collector_mode
-    return Transport(way_in, WayOut.COLLECTOR, mode, _share(extra + 2))
+    return Transport(way_in, WayOut.COLLECTOR, mode, message_share(extra + 2))
 
 
 def declared_outputs(step: Step) -> tuple[Declared, ...]:
@@ -147,7 +147,8 @@ def declared_outputs(step: Step) -> tuple[Declared, ...]:
     return tuple(Declared(output.name, output.type.value, output.max_bytes) for output in step.outputs)
 
 
-def _share(containers: int) -> int:
+def message_share(containers: int) -> int:
+    """Bytes of each termination message that the kubelet keeps in a pod with so many containers."""
     return min(MESSAGE_BYTES, POD_MESSAGE_BYTES // containers)
 
 
@@ -192,7 +193,8 @@ def _way_in(step: Step, inputs: Mapping[str, Value], settings: PodSettings) -> W
 # --- out ------------------------------------------------------------------------------------------
 
 _NUMBER: Final = 64
-"""Bytes of the longest number that programs print; the shortest exact forms have 24 at most."""
+_SHORT_NUMBER: Final = 24
+"""Bytes of the longest number that programs print, and of the longest in the shortest form that is exact."""
 _ENTRY: Final = 18
 """Around a name and a value in indented JSON: `        "": "",` and its line end."""
 _BLOCK: Final = 136
@@ -210,9 +212,9 @@ def written_bytes(outputs: tuple[Declared, ...]) -> int | None:
     total = len("{\n}\n")
     for output in outputs:
         if output.type == "number":
-            size = _NUMBER + _ENTRY
+            size = max(_NUMBER + _ENTRY, _SHORT_NUMBER + _BLOCK)
         elif output.type == "boolean":
-            size = len("false") + _ENTRY
+            size = len("false") + _BLOCK
         elif output.type == "string" and output.max_bytes is not None:
             size = max(_ESCAPED * output.max_bytes + _ENTRY, output.max_bytes + _BLOCK)
         else:

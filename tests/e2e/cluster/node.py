@@ -202,10 +202,7 @@ def _remove_kubelet_chains() -> None:
     for command in ("iptables", "ip6tables"):
         for chain in ("INPUT", "OUTPUT"):
             succeeds(command, "-w", "-D", chain, "-j", "KUBE-FIREWALL")
-        for table, chain in (
-            *((table, "KUBE-KUBELET-CANARY") for table in KUBELET_TABLES),
-            ("filter", "KUBE-FIREWALL"),
-        ):
+        for table, chain in KUBELET_CHAINS:
             succeeds(command, "-w", "-t", table, "-F", chain)
             succeeds(command, "-w", "-t", table, "-X", chain)
 

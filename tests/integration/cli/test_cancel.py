@@ -9,7 +9,12 @@ import pytest
 
 from .support import Cli, Ended, Running, until
 
-STUBBORN = 'trap "echo asked >> $FOLDER/ran" TERM; echo work >> "$FOLDER/ran"; while :; do sleep 0.01; done'
+STUBBORN = """
+trap 'echo asked >> "$FOLDER/ran"' TERM
+echo work >> "$FOLDER/ran"
+while :; do sleep 0.01 || true; done
+"""
+
 POLITE = """
 trap 'echo asked >> "$FOLDER/ran"; exit 3' TERM
 echo work >> "$FOLDER/ran"
@@ -17,12 +22,12 @@ while :; do sleep 0.01; done
 """
 
 
-def start(cli: Cli, script: str, **more: Any) -> Running:
+def start(cli: Cli, script: str, last: str = "") -> Running:
     env = [{"name": "FOLDER", "value": str(cli.folder)}]
-    final: dict[str, Any] = {"finally": [{"name": "last", "script": 'echo last >> "$FOLDER/ran"', "env": env}]}
+    final: dict[str, Any] = {"finally": [{"name": "last", "script": f'echo last >> "$FOLDER/ran"\n{last}', "env": env}]}
     file = cli.pipeline(
         [
-            {"name": "work", "script": script, "env": env, **more},
+            {"name": "work", "script": script, "env": env},
             {"name": "after", "script": 'echo after >> "$FOLDER/ran"', "env": env, "dependsOn": ["work"]},
         ],
         **final,
@@ -89,3 +94,18 @@ def test_after_leaving_in_a_hurry_the_same_command_runs_afresh(cli: Cli) -> None
     again.signal(signal.SIGINT)
     until(lambda: cli.lines("ran").count("asked") == 2, "the step was asked to end")
     assert cancelled(again, signal.SIGINT).code == 130
+
+
+def test_ctrl_c_while_a_cancelled_execution_comes_to_its_end_leaves_nothing_behind(cli: Cli) -> None:
+    crashed = start(cli, POLITE, last="sleep 1000")
+    crashed.signal(signal.SIGINT)
+    until(lambda: "last" in cli.lines("ran"), "the `finally` step runs")
+    crashed.kill()
+
+    running = cli.start("run", "src/p.yaml")
+    until(lambda: "last                     Running" in running.err or not running.alive, "it was adopted")
+    done = cancelled(running, signal.SIGINT)
+
+    assert (done.code, done.out) == (130, "")
+    assert "was cancelled, but did not come to its end: that comes first" in done.err
+    assert cli.lines("ran") == ["work", "asked", "last"], "nothing was started afresh"

@@ -1,0 +1,60 @@
+"""What `helm test` runs: the three kinds are served, and an operator is ready behind its Service."""
+
+import json
+import os
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+KINDS = {"pipelines", "deployments", "executions"}
+CREDENTIALS = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+GIVE_UP_SECONDS = 90
+
+
+def served() -> str:
+    """Ask the API server for our kinds; returns what is wrong, if anything."""
+    host = os.environ["KUBERNETES_SERVICE_HOST"]
+    host = f"[{host}]" if ":" in host else host
+    url = f"https://{host}:{os.environ['KUBERNETES_SERVICE_PORT']}/apis/penstock.dev/v1alpha1"
+    token = (CREDENTIALS / "token").read_text()
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    trust = ssl.create_default_context(cafile=str(CREDENTIALS / "ca.crt"))
+    with urllib.request.urlopen(request, timeout=5, context=trust) as answer:  # noqa: S310 - https
+        missing = KINDS - {resource["name"] for resource in json.load(answer)["resources"]}
+    return f"CRDs that are not installed: {', '.join(sorted(missing))}" if missing else ""
+
+
+def ready(url: str) -> str:
+    """Ask an operator whether it is ready; returns what is wrong, if anything."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=5) as answer:
+        answer.read()
+    return ""
+
+
+def main() -> None:
+    """Ask until all is right or it takes too long, and exit with a message that says what is wrong."""
+    deadline = time.monotonic() + GIVE_UP_SECONDS
+    while True:
+        wrong = []
+        for name, check in (("the API server", served), (sys.argv[1], lambda: ready(sys.argv[1]))):
+            try:
+                problem = check()
+            except urllib.error.HTTPError as error:  # what a server says about it helps more than the code
+                problem = f"{error}: {error.read(500).decode(errors='replace')}"
+            except (OSError, ValueError, KeyError) as error:
+                problem = str(error)
+            if problem:
+                wrong.append(f"{name}: {problem}")
+        if not wrong:
+            print("Penstock is ready")  # noqa: T201 - for `helm test --logs`
+            return
+        if time.monotonic() > deadline:
+            sys.exit("\n".join(wrong))
+        time.sleep(1)
+
+
+main()

@@ -1,0 +1,77 @@
+"""`penstock operator`: the process that brings executions forward on a cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli.main import ERROR, OK, USAGE, complain
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, with what was given as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line."""
+        found: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        found |= {key: value for key, value in record.__dict__.items() if key not in _STANDARD and value is not None}
+        if record.exc_info:
+            found["exception"] = self.formatException(record.exc_info)
+        return json.dumps(found, default=str, ensure_ascii=False)
+
+
+@click.command("operator")
+@click.option("--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="Instead of the service account.")
+@click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
+def command(kubeconfig: Path | None, context: str | None) -> int:
+    """Run the operator until it gets SIGTERM. All other settings are environment variables, see docs/operator.md."""
+    try:
+        import aiohttp  # noqa: F401, PLC0415
+        import kopf  # noqa: F401, PLC0415
+    except ImportError as error:
+        complain(f"the operator needs more than is installed ({error.name}); install penstock[operator]")
+        return USAGE
+    import asyncio  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+
+    from penstock.kube.credentials import CredentialsError, Sessions, find_source  # noqa: PLC0415
+    from penstock.kube.operator import LeaseLost, run  # noqa: PLC0415
+    from penstock.kube.settings import BadSettings, LogFormat, from_environment  # noqa: PLC0415
+
+    try:
+        settings = from_environment(os.environ)
+    except BadSettings as error:
+        complain(str(error))
+        return USAGE
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format is LogFormat.JSON:
+        handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await run(settings, Sessions(find_source(os.environ, kubeconfig=kubeconfig, context=context)), stop)
+
+    try:
+        asyncio.run(work())
+    except (LeaseLost, CredentialsError) as error:
+        complain(str(error))
+        return ERROR
+    return OK

@@ -1,0 +1,431 @@
+"""Attempts as Jobs and Pods of an API server: the controller's `Attempts`.
+
+Starts, stops and ends what `manifests` describes, and turns what is seen of Pods and Jobs into news as `outcomes`
+judges it. Nothing here decides about executions. Three writes an attempt: its Job, its Pod, the Job's end; a ConfigMap
+more where inputs do not fit the Pod's annotations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from penstock.controller.ports import Clock, Transient
+from penstock.engine.reasons import Reason
+from penstock.engine.types import AttemptId, AttemptPhase, Identity, Observation, StartAttempt, StopAttempt
+from penstock.kube import manifests, names, outcomes, podstate
+from penstock.kube.client import Client
+from penstock.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, port_error
+from penstock.kube.resources import CONFIG_MAPS, JOBS, PODS
+from penstock.kube.transports import CannotStart, PodSettings
+from penstock.step.values import Declared, JsonObject
+
+log = logging.getLogger(__name__)
+
+REFUSED_SECONDS = 5.0
+"""How long to wait before asking again for what a quota or an admission controller refused."""
+
+
+class Owner(Protocol):
+    """Tells of executions."""
+
+    def identity(self, key: str) -> Identity | None:
+        """Who an execution is; None if it is not known (any more)."""
+
+    def pipeline_name(self, key: str) -> str:
+        """Name of its pipeline; empty where it has a pipeline of its own."""
+
+    def declared(self, key: str, step: str) -> Sequence[Declared]:
+        """The outputs that a step of it declares."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """An attempt between being asked for and the record of its end."""
+
+    key: str
+    id: AttemptId
+    identity: Identity
+    declared: Sequence[Declared]
+    asked_at: float
+    start: StartAttempt | None = None
+    pod: JsonObject | None = None
+    job: JsonObject | None = None
+    gone: bool = False
+    log: str | None = None
+    seen: Observation | None = None
+    timer: asyncio.TimerHandle | None = None
+    busy: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of its Job and Pod."""
+        return names.object_name(self.identity, self.id)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a list has of an attempt that nobody has asked about yet."""
+
+    pod: JsonObject | None = None
+    job: JsonObject | None = None
+
+
+class KubeAttempts:
+    """Implements the controller's `Attempts` on an API server.
+
+    Args:
+        client: the REST client.
+        settings: what the operator's settings say about pods.
+        owner: tells of executions.
+        clock: the time.
+        notify: called with an execution's uid when there is news of its attempts.
+    """
+
+    def __init__(
+        self, client: Client, settings: PodSettings, owner: Owner, clock: Clock, notify: Callable[[str], None]
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._owner = owner
+        self._clock = clock
+        self._notify = notify
+        self._runs: dict[str, dict[AttemptId, _Run]] = {}
+        self._news: dict[str, dict[AttemptId, Observation]] = {}
+        self._found: dict[str, dict[AttemptId, _Found]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return sum(len(runs) for runs in self._runs.values())
+
+    # The controller's `Attempts`
+
+    async def start(self, key: str, start: StartAttempt) -> None:
+        """See `controller.ports.Attempts`."""
+        identity = self._owner.identity(key)
+        if identity is None or start.id in self._runs.get(key, {}):
+            return
+        run = _Run(key, start.id, identity, self._owner.declared(key, start.id.step), self._clock.now(), start)
+        self._runs.setdefault(key, {})[start.id] = run
+        try:
+            await self._create(run)
+        except BaseException:
+            self._drop(run)
+            raise
+
+    async def stop(self, key: str, stop: StopAttempt) -> None:
+        """See `controller.ports.Attempts`. The Pod is ended and not deleted, so that its log stays; see `end_now`."""
+        run = self._runs.get(key, {}).get(stop.id)
+        if run is None:
+            return
+        try:
+            if run.pod is None or not run.pod.get("spec", {}).get("nodeName"):
+                # No kubelet is there to end it.
+                await self._client.delete(PODS, run.name, run.identity.namespace)
+                self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=stop.reason, message="never began"))
+            else:
+                await self._client.patch(PODS, run.name, run.identity.namespace, manifests.end_now())
+        except NotFound:
+            run.gone = True
+            self._judge(run)
+        except ApiError as error:
+            raise port_error(error) from error
+
+    async def recover(self, key: str, expected: Sequence[AttemptId]) -> Sequence[Observation]:
+        """See `controller.ports.Attempts`."""
+        identity = self._owner.identity(key)
+        if identity is None or not expected:
+            return []
+        found = self._found.pop(key, {})
+        if any(each not in found and each not in self._runs.get(key, {}) for each in expected):
+            found |= await self._list(key, identity)
+        seen: list[Observation] = []
+        for attempt in expected:
+            self._news.get(key, {}).pop(attempt, None)
+            run = self._runs.get(key, {}).get(attempt)
+            if run is None:
+                there = found.get(attempt, _Found())
+                run = _Run(key, attempt, identity, self._owner.declared(key, attempt.step), self._clock.now())
+                run.pod, run.job = there.pod, there.job
+                run.gone = there.pod is None and there.job is not None and self._settings.managed
+                self._runs.setdefault(key, {})[attempt] = run
+            run.seen = None
+            self._judge(run)
+            self._news.get(key, {}).pop(attempt, None)
+            if run.seen is not None:
+                seen.append(run.seen)
+        return seen
+
+    def news(self, key: str) -> Sequence[Observation]:
+        """See `controller.ports.Attempts`."""
+        return tuple(self._news.pop(key, {}).values())
+
+    async def recorded(self, key: str, ended: Sequence[AttemptId]) -> None:
+        """See `controller.ports.Attempts`: now the Job may say that it is over."""
+        runs = [run for attempt in ended if (run := self._runs.get(key, {}).get(attempt)) is not None]
+        await asyncio.gather(*(self._conclude(run) for run in runs))
+
+    async def forget(self, key: str) -> None:
+        """See `controller.ports.Attempts`."""
+        for run in list(self._runs.get(key, {}).values()):
+            self._drop(run)
+        self._runs.pop(key, None)
+        self._news.pop(key, None)
+        self._found.pop(key, None)
+
+    async def close(self) -> None:
+        """Stop everything that waits."""
+        for runs in list(self._runs.values()):
+            for run in list(runs.values()):
+                self._drop(run)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # What is seen
+
+    def pod(self, body: JsonObject, *, deleted: bool = False) -> None:
+        """Take note of a Pod that was listed or watched."""
+        run, found = self._of(body)
+        if run is not None:
+            run.pod, run.gone = _trimmed_pod(body), deleted
+            self._judge(run)
+        elif found is not None and not deleted:
+            found.pod = _trimmed_pod(body)
+
+    def job(self, body: JsonObject, *, deleted: bool = False) -> None:
+        """Take note of a Job that was listed or watched."""
+        run, found = self._of(body)
+        if run is None:
+            if found is not None and not deleted:
+                found.job = _trimmed_job(body)
+            return
+        admitted = run.job is not None and run.job["spec"].get("suspend") and not body["spec"].get("suspend")
+        run.job = None if deleted else _trimmed_job(body)
+        if admitted and self._settings.managed and run.pod is None and run.start is not None:
+            self._spawn(self._create_again(run))
+        self._judge(run)
+
+    def _of(self, body: JsonObject) -> tuple[_Run | None, _Found | None]:
+        labels = body["metadata"].get("labels", {})
+        attempt, key = names.attempt_of(labels), labels.get(names.EXECUTION_UID, "")
+        if attempt is None or self._owner.identity(key) is None:
+            return None, None
+        run = self._runs.get(key, {}).get(attempt)
+        if run is not None or key in self._runs:
+            return run, None
+        return None, self._found.setdefault(key, {}).setdefault(attempt, _Found())
+
+    async def _list(self, key: str, identity: Identity) -> dict[AttemptId, _Found]:
+        """All attempts of one execution that the server has objects of."""
+        found: dict[AttemptId, _Found] = {}
+        labels = f"{names.EXECUTION_UID}={key}"
+        try:
+            pods = await self._client.list(PODS, namespace=identity.namespace, labels=labels, keep=lambda body: body)
+            jobs = await self._client.list(JOBS, namespace=identity.namespace, labels=labels, keep=lambda body: body)
+        except ApiError as error:
+            raise port_error(error) from error
+        for body in pods.items:
+            if (attempt := names.attempt_of(body["metadata"].get("labels", {}))) is not None:
+                found.setdefault(attempt, _Found()).pod = _trimmed_pod(body)
+        for body in jobs.items:
+            if (attempt := names.attempt_of(body["metadata"].get("labels", {}))) is not None:
+                found.setdefault(attempt, _Found()).job = _trimmed_job(body)
+        return found
+
+    # Starting
+
+    async def _create(self, run: _Run) -> None:
+        """Create what an attempt consists of; what is there already is ours, because names are deterministic."""
+        if run.start is None:
+            return
+        try:
+            attempt = manifests.prepare(run.start, run.identity, self._owner.pipeline_name(run.key), self._settings)
+        except CannotStart as error:
+            self._tell(
+                run,
+                Observation(
+                    run.id, AttemptPhase.ENDED, exit_code=error.exit_code, reason=str(error.reason), message=str(error)
+                ),
+            )
+            return
+        try:
+            run.job = _trimmed_job(await self._job(run, manifests.job(attempt)))
+            if self._settings.managed and not run.job["spec"].get("suspend"):
+                uid = run.job["metadata"]["uid"]
+                values = manifests.config_map(attempt, job_uid=uid)
+                if values is not None:
+                    await self._make(CONFIG_MAPS, values)
+                await self._make(PODS, manifests.pod(attempt, job_uid=uid))
+        except (Forbidden, Invalid) as error:
+            self._refused(run, error)
+        except ApiError as error:
+            raise port_error(error) from error
+
+    async def _job(self, run: _Run, body: JsonObject) -> JsonObject:
+        try:
+            return await self._client.create(JOBS, body)
+        except AlreadyExists:
+            there = await self._client.get(JOBS, run.name, run.identity.namespace)
+            owners = there["metadata"].get("ownerReferences", ())
+            if any(owner["uid"] == run.key for owner in owners):
+                return there
+            raise Invalid(f'there is a Job "{run.name}" that is not of this execution; delete it', status=409) from None
+
+    async def _make(self, resource: Any, body: JsonObject) -> None:
+        try:
+            await self._client.create(resource, body)
+        except AlreadyExists:
+            return
+
+    def _refused(self, run: _Run, error: ApiError) -> None:
+        """The server does not take an object: for good, or until a quota has room again."""
+        now = self._clock.now()
+        timeout = None if run.start is None else run.start.timeout_seconds
+        if isinstance(error, Invalid):
+            self._tell(
+                run, Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.STEP_ERROR), message=error.message)
+            )
+        elif timeout is not None and now - run.asked_at >= timeout:
+            message = f"took longer than timeoutSeconds: {timeout}; it was refused to the end: {error.message}"
+            self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.TIMED_OUT), message=message))
+        else:
+            self._tell(run, Observation(run.id, AttemptPhase.PENDING, reason="Refused", message=error.message))
+            loop = asyncio.get_running_loop()
+            run.timer = loop.call_later(REFUSED_SECONDS, lambda: self._spawn(self._create_again(run)))
+
+    async def _create_again(self, run: _Run) -> None:
+        try:
+            await self._create(run)
+        except Transient as error:
+            self._refused(run, Forbidden(str(error), status=503))
+
+    # Judging
+
+    def _judge(self, run: _Run) -> None:
+        """See what an attempt's objects say now, and tell if it is something new."""
+        if run.timer is not None:
+            run.timer.cancel()
+            run.timer = None
+        look = outcomes.Look(
+            id=run.id,
+            pod=run.pod,
+            job=run.job,
+            declared=run.declared,
+            now=self._clock.now(),
+            gone=run.gone,
+            log=run.log,
+            collector_grace_seconds=self._settings.collector_grace_seconds,
+        )
+        seen = outcomes.observe(look)
+        if seen.needs is not None:
+            if not run.busy:
+                run.busy = True
+                self._spawn(self._read_log(run, seen.needs))
+            return
+        if seen.again_at is not None:
+            delay = max(0.05, seen.again_at - self._clock.now())
+            run.timer = asyncio.get_running_loop().call_later(delay, self._judge, run)
+        if seen.observation.phase is AttemptPhase.PENDING and run.seen is not None and run.seen.reason == "Refused":
+            return
+        self._tell(run, seen.observation)
+
+    def _tell(self, run: _Run, seen: Observation) -> None:
+        over = run.seen is not None and run.seen.phase in {AttemptPhase.ENDED, AttemptPhase.LOST}
+        if over or run.seen == seen:
+            return
+        run.seen = seen
+        self._news.setdefault(run.key, {})[run.id] = seen
+        self._notify(run.key)
+
+    async def _read_log(self, run: _Run, needs: outcomes.NeedsLog) -> None:
+        """Read what a judgement needs; an unreadable log is an empty one."""
+        try:
+            text = await self._client.log(
+                run.name, namespace=run.identity.namespace, container=needs.container, tail=needs.tail_lines
+            )
+            run.log = text.decode("utf-8", "replace")
+        except ApiError as error:
+            log.warning("log of %s/%s cannot be read: %s", run.identity.namespace, run.name, error)
+            run.log = ""
+        finally:
+            run.busy = False
+        self._judge(run)
+
+    # Ending
+
+    async def _conclude(self, run: _Run) -> None:
+        """The end of an attempt is recorded: its Job says so, and what would run on is ended."""
+        self._drop(run)
+        seen, now = run.seen, self._clock.now()
+        if seen is None or run.job is None:
+            return
+        namespace = run.identity.namespace
+        try:
+            if run.pod is not None and not run.gone and podstate.needs_ending(run.pod):
+                await self._client.patch(PODS, run.name, namespace, manifests.end_now())
+            if run.job["spec"].get("managedBy") == names.MANAGER:
+                succeeded = seen.reason is None and seen.exit_code == 0
+                status = manifests.job_status(
+                    succeeded=succeeded,
+                    started_at=seen.started_at or run.asked_at,
+                    finished_at=seen.finished_at or now,
+                    reason="Completed" if succeeded else seen.reason or str(Reason.STEP_FAILED),
+                    message=(seen.message or "")[:1_024],
+                )
+                await self._client.patch_status(JOBS, run.name, namespace, status)
+        except (NotFound, Conflict, Invalid) as error:
+            # The attempt is recorded; a Job that somebody removed or ended needs no end from us.
+            log.info("the end of Job %s/%s was not written: %s", namespace, run.name, error)
+        except ApiError as error:
+            raise port_error(error) from error
+
+    def _drop(self, run: _Run) -> None:
+        if run.timer is not None:
+            run.timer.cancel()
+            run.timer = None
+        self._runs.get(run.key, {}).pop(run.id, None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+_POD_METADATA = ("name", "uid", "annotations", "deletionTimestamp", "deletionGracePeriodSeconds", "creationTimestamp")
+
+
+def _trimmed_pod(body: Mapping[str, Any]) -> JsonObject:
+    """A Pod without what no judgement reads: with 10,000 of them it counts."""
+    spec = body.get("spec", {})
+    annotations = body["metadata"].get("annotations", {})
+    metadata = {key: body["metadata"][key] for key in _POD_METADATA if key in body["metadata"]}
+    metadata["annotations"] = {key: value for key, value in annotations.items() if key == names.ENDED}
+    return {
+        "metadata": metadata,
+        "spec": {
+            "nodeName": spec.get("nodeName", ""),
+            "activeDeadlineSeconds": spec.get("activeDeadlineSeconds"),
+            "terminationGracePeriodSeconds": spec.get("terminationGracePeriodSeconds", 30),
+            "containers": [_trimmed_container(each) for each in spec.get("containers", ())],
+            "initContainers": [_trimmed_container(each) for each in spec.get("initContainers", ())],
+        },
+        "status": body.get("status", {}),
+    }
+
+
+def _trimmed_container(container: Mapping[str, Any]) -> JsonObject:
+    kept = ("name", "image", "command", "args", "resources", "restartPolicy")
+    return {key: container[key] for key in kept if key in container}
+
+
+def _trimmed_job(body: Mapping[str, Any]) -> JsonObject:
+    spec = body.get("spec", {})
+    return {
+        "metadata": {"name": body["metadata"]["name"], "uid": body["metadata"]["uid"]},
+        "spec": {key: spec[key] for key in ("managedBy", "suspend") if key in spec},
+        "status": {"conditions": body.get("status", {}).get("conditions", [])},
+    }

@@ -1,0 +1,172 @@
+"""Reads pods as the API server has them: their containers' states, who ended them, when. Judges no attempt.
+
+Pure; fields that are not there yet are nothing, and no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from penstock.kube import names
+from penstock.kube.transports import message_share
+
+Object = Mapping[str, Any]
+
+LOST_SECONDS: Final = 60.0
+"""How long after the end of its grace period a pod that is still there counts as lost with its node."""
+
+
+def needs_ending(pod: Object) -> bool:
+    """Whether the pod of an attempt that has ended would go on: see `manifests.end_now`."""
+    if phase_final(pod) or "deletionTimestamp" in pod["metadata"] or was_ended(pod):
+        return False
+    # A step that ended takes its native sidecars with it; what else runs beside it may run for ever.
+    others = [item for item in containers(pod, "containerStatuses") if item["name"] != names.STEP_CONTAINER]
+    ended = "terminated" in state(pod, names.STEP_CONTAINER)
+    return not ended or any("terminated" not in item.get("state", {}) for item in others)
+
+
+def failed_init(pod: Object) -> str | None:
+    """What went wrong in an init container, for people; None if nothing did, or the whole pod was ended."""
+    for item in containers(pod, "initContainerStatuses"):
+        done = item.get("state", {}).get("terminated", {})
+        if done.get("exitCode", 0) != 0 and disruption(pod) is None:
+            if item["name"] == names.COLLECTOR_CONTAINER:
+                return f"the collector of its outputs failed: {container_end(done)}"
+            return f"its init container {item['name']} of podTemplate failed: {container_end(done)}"
+    return None
+
+
+def container_end(done: Object) -> str:
+    """How a container ended, for people."""
+    code, reason = done.get("exitCode"), done.get("reason", "")
+    message = last_line(str(done.get("message", "")))
+    named = f" ({reason})" if reason not in ("", "Error", "Completed") else ""
+    return f"exit code {code}{named}" + (f": {message}" if message else "")
+
+
+def disruption(pod: Object) -> str | None:
+    """Who ended the pod, for people; None if nobody did."""
+    status = pod.get("status", {})
+    if (target := condition(pod, "DisruptionTarget")) is not None:
+        return f"its pod was ended by the platform ({target.get('reason')}): {said(target)}"
+    if status.get("reason") in ("Evicted", "Preempting", "Terminated", "NodeShutdown", "NodeLost", "Shutdown"):
+        return f"its pod was ended by the platform ({status['reason']}): {said(status)}"
+    return None
+
+
+def too_long(pod: Object) -> str:
+    """The sentence for a pod whose time was over."""
+    return f"took longer than timeoutSeconds: {pod['spec'].get('activeDeadlineSeconds')}"
+
+
+def lost_at(pod: Object) -> float | None:
+    """When a pod that is being deleted counts as lost; None for any other."""
+    deletion = moment(pod["metadata"].get("deletionTimestamp"))
+    return None if deletion is None else deletion + LOST_SECONDS
+
+
+def deleted_before(pod: Object, ended_at: float) -> bool:
+    """Whether deletion of the pod was asked for before that moment."""
+    deadline = moment(pod["metadata"].get("deletionTimestamp"))
+    if deadline is None:
+        return False
+    return ended_at >= deadline - float(pod["metadata"].get("deletionGracePeriodSeconds", 0))
+
+
+def started(done: Object) -> float | None:
+    """When a terminated container began, seconds since the epoch."""
+    return moment(done.get("startedAt"))
+
+
+def moment(text: object) -> float | None:
+    """Seconds since the epoch of RFC 3339 text; None of nothing, and of the zero time that stands for nothing."""
+    if not isinstance(text, str):
+        return None
+    moment = datetime.fromisoformat(text).timestamp()
+    return moment if moment > 0 else None
+
+
+def containers(pod: Object, kind: str) -> Sequence[Object]:
+    """Container statuses of a kind (`containerStatuses`, …)."""
+    found: Sequence[Object] = pod.get("status", {}).get(kind) or ()
+    return found
+
+
+def state(pod: Object, name: str) -> Object:
+    """The state of a container: `waiting`, `running` or `terminated`; empty if nothing is known yet."""
+    for item in containers(pod, "containerStatuses"):
+        if item["name"] == name:
+            state: Object = item.get("state", {})
+            return state
+    return {}
+
+
+def collector(pod: Object) -> Object | None:
+    """The collector among the pod's containers, if it has one."""
+    spec = pod["spec"]
+    for item in [*spec["containers"], *spec.get("initContainers", [])]:
+        if item["name"] == names.COLLECTOR_CONTAINER:
+            found: Object = item
+            return found
+    return None
+
+
+def collector_state(pod: Object) -> Object:
+    """The state of the collector."""
+    for kind in ("containerStatuses", "initContainerStatuses"):
+        for item in containers(pod, kind):
+            if item["name"] == names.COLLECTOR_CONTAINER:
+                state: Object = item.get("state", {})
+                return state
+    return {}
+
+
+def conditions(found: Object) -> Sequence[Object]:
+    """The conditions of an object."""
+    conditions: Sequence[Object] = found.get("status", {}).get("conditions") or ()
+    return conditions
+
+
+def condition(found: Object, kind: str) -> Object | None:
+    """A condition that holds."""
+    return next((item for item in conditions(found) if item["type"] == kind and item.get("status") == "True"), None)
+
+
+def phase_final(pod: Object) -> bool:
+    """Whether nothing of the pod runs any more or ever will."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def was_ended(pod: Object) -> bool:
+    """Whether the operator had it ended: see `manifests.end_now`."""
+    return names.ENDED in (pod["metadata"].get("annotations") or {})
+
+
+def said(found: Object) -> str:
+    """What a condition or status says, for people."""
+    return str(found.get("message") or found.get("reason") or "no reason given")
+
+
+def last_line(text: str) -> str:
+    """The last line that is not blank; empty if there is none."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def others_running(pod: Object) -> bool:
+    """Whether a container runs beside the step that the kubelet does not stop when the step has ended."""
+    return any(
+        "running" in item.get("state", {})
+        for item in containers(pod, "containerStatuses")
+        if item["name"] != names.STEP_CONTAINER
+    )
+
+
+def message_room(pod: Object) -> int:
+    """Bytes of each container's termination message that the kubelet keeps in this pod."""
+    spec = pod["spec"]
+    kinds = ("containers", "initContainers", "ephemeralContainers")
+    return message_share(sum(len(spec.get(kind) or ()) for kind in kinds))

@@ -1,0 +1,127 @@
+"""Where events come from: kopf, told to write nothing and to keep nothing. The only module that knows kopf's handlers.
+
+The rest of the adapter sees `Sink`; another source of events (a raw watch) would call the same methods. Events are
+hints: whatever they miss is found by listing and comparing (`operator`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import kopf
+
+from penstock.kube.names import EXECUTION_UID
+from penstock.kube.resources import EXECUTIONS, JOBS, PIPELINES, PODS, Resource
+from penstock.step.values import JsonObject
+
+CHUNK = 200
+"""Objects of one page of a list; with `IDLE_SECONDS` this keeps memory flat while thousands are listed."""
+IDLE_SECONDS = 0.1
+"""How long kopf keeps a worker, and with it its last object, after its last event."""
+
+
+class Sink(Protocol):
+    """Takes note of objects. `deleted`: it is there no more. Never blocks and never raises."""
+
+    def execution(self, body: JsonObject, *, deleted: bool) -> None:
+        """An Execution was seen."""
+
+    def pipeline(self, body: JsonObject, *, deleted: bool) -> None:
+        """A Pipeline was seen."""
+
+    def pod(self, body: JsonObject, *, deleted: bool) -> None:
+        """A Pod of an attempt was seen."""
+
+    def job(self, body: JsonObject, *, deleted: bool) -> None:
+        """A Job of an attempt was seen."""
+
+
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Keeps no copy of objects: no handler asks for differences, and making one costs more than the event itself."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        return None
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        """Nothing."""
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Keeps no progress of handlers: ours run once for each event and have no progress."""
+
+    def fetch(self, *, key: Any, body: Any) -> Any:
+        return None
+
+    def store(self, *, key: Any, record: Any, body: Any, patch: Any) -> None:
+        """Nothing."""
+
+    def purge(self, *, key: Any, body: Any, patch: Any) -> None:
+        """Nothing."""
+
+    def touch(self, *, body: Any, patch: Any, value: Any) -> None:
+        """Nothing."""
+
+    def clear(self, *, essence: Any) -> Any:
+        return copy.copy(essence)
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.chunk_size = CHUNK
+    settings.queueing.idle_timeout = IDLE_SECONDS
+    for resource in (JOBS, PODS):
+        settings.watching.label_selectors[_selector(resource)] = EXECUTION_UID
+    return settings
+
+
+def _selector(resource: Resource) -> tuple[str, str, str]:
+    return (resource.group, resource.version, resource.plural)
+
+
+def _registry(sink: Sink, login: Callable[..., Awaitable[Any]]) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(login)
+    handlers = {EXECUTIONS: sink.execution, PIPELINES: sink.pipeline, PODS: sink.pod, JOBS: sink.job}
+    for resource, take in handlers.items():
+        kopf.on.event(*_selector(resource), id=f"penstock-{resource.plural}", registry=registry)(_handler(take))
+    return registry
+
+
+def _handler(take: Callable[..., None]) -> Callable[..., Awaitable[None]]:
+    async def handle(event: Any, **_: Any) -> None:
+        take(event["object"], deleted=event["type"] == "DELETED")
+
+    return handle
+
+
+async def watch(
+    sink: Sink, login: Callable[..., Awaitable[Any]], namespaces: Sequence[str], *, stop: asyncio.Event
+) -> None:
+    """Watch until stopped.
+
+    kopf cancels every task that was started in this loop after its own: start what must outlive it before.
+
+    Args:
+        sink: takes the objects.
+        login: kopf's login handler.
+        namespaces: where; everywhere if there are none.
+        stop: ends it.
+    """
+    await kopf.operator(
+        registry=_registry(sink, login),
+        settings=_settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
+        stop_flag=stop,
+    )

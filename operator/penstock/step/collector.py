@@ -1,0 +1,406 @@
+"""Reads a step's outputs from beside it: `python -m penstock.step.collector`, in a container of its own.
+
+It waits until the step is over, judges what the step left in the volume that both see, and says so in its termination
+message: one JSON object with `outputs` (the sound values by name) and, if something is wrong, `problems` (sentences).
+What is too long for that goes to its log, and the message is `{"log": {"size": …, "sha256": …}}` of that JSON.
+
+In the log the JSON is compressed and written in numbered lines of ASCII, shorter than any runtime splits lines at, so
+that timestamps, other lines and repeated ones do no harm, and a log that lacks some is noticed; see `parse_log`.
+
+How it knows that the step is over (`PENSTOCK_COLLECTOR_WAIT`):
+- `signal`: as a native sidecar it is sent SIGTERM after the step has ended.
+- `processes`: it shares the step's PID namespace, where pid 1 is the pod's sandbox. A process that is not pid 1 and not
+  in the collector's own container belongs to the step. Once one was seen and none is left, the step is over. If none is
+  seen but the step has written something, the step was faster than the collector's start. If there is neither, the
+  step's image may still be on its way. SIGTERM then ends the wait, but never before the step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
+
+from penstock.step.values import Declared, JsonObject, compact_json, load_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIGNAL = "signal"
+PROCESSES = "processes"
+
+MESSAGE_BYTES = 4_000
+"""Of the 4,096 bytes of a termination message."""
+
+EXIT_CONFIGURATION = 64
+EXIT_WRITE = 74
+
+_WAIT = "PENSTOCK_COLLECTOR_WAIT"
+_DECLARED = "PENSTOCK_OUTPUT_TYPES"
+_OUTPUT = "PENSTOCK_OUTPUT"
+_OUTPUTS = "PENSTOCK_OUTPUTS"
+_MESSAGE = "PENSTOCK_COLLECTOR_MESSAGE"
+_MESSAGE_BYTES = "PENSTOCK_COLLECTOR_MESSAGE_BYTES"
+_LIMIT = "PENSTOCK_COLLECTOR_LIMIT"
+
+_MARK = "penstock-outputs"
+_CHUNK = 6_000
+"""Bytes in a line of the log: 8,000 characters. Container runtimes split lines at 16 KiB."""
+_MOST_PROBLEMS = 10
+_LONGEST_PROBLEM = 500
+_OFTEN = 0.02
+_SELDOM = 0.5
+
+
+class CollectorError(Exception):
+    """What a collector said cannot be used; the message says why, for people."""
+
+
+class Result(NamedTuple):
+    """What a collector found.
+
+    Attributes:
+        outputs: the declared values that are as declared, by name.
+        problems: a sentence for each thing that is wrong; empty: the outputs are complete.
+    """
+
+    outputs: JsonObject
+    problems: list[str]
+
+
+class InLog(NamedTuple):
+    """The result is in the collector's log.
+
+    Attributes:
+        size: bytes of its JSON.
+        sha256: hexadecimal digest of its JSON.
+    """
+
+    size: int
+    sha256: str
+
+
+# --- for whoever starts it and reads what it said ---------------------------------------------------
+
+
+def environment(
+    declared: Sequence[Declared],
+    *,
+    output_file: str,
+    outputs_dir: str,
+    message_file: str,
+    message_bytes: int,
+    limit: int,
+    wait: str,
+) -> dict[str, str]:
+    """The variables that tell a collector what to do.
+
+    Args:
+        declared: the step's outputs.
+        output_file: the file that the step sees as `$PENSTOCK_OUTPUT`, as the collector sees it.
+        outputs_dir: the folder that the step sees as `$PENSTOCK_OUTPUTS`, as the collector sees it.
+        message_file: where the termination message goes.
+        message_bytes: how long it may be.
+        limit: bytes that the values may have in all, as compact JSON.
+        wait: `SIGNAL` or `PROCESSES`.
+    """
+    return {
+        _WAIT: wait,
+        _DECLARED: compact_json([list(output) for output in declared]),
+        _OUTPUT: output_file,
+        _OUTPUTS: outputs_dir,
+        _MESSAGE: message_file,
+        _MESSAGE_BYTES: str(message_bytes),
+        _LIMIT: str(limit),
+    }
+
+
+def parse_message(text: str) -> Result | InLog:
+    """Read a collector's termination message.
+
+    Raises:
+        CollectorError: it is not one.
+    """
+    try:
+        found = load_json(text)
+        log = found.get("log")
+        return _result(found) if log is None else InLog(int(log["size"]), str(log["sha256"]))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        shown = text if len(text) <= 200 else f"{text[:199]}…"
+        raise CollectorError(f"the collector's message cannot be read: {shown!r}") from None
+
+
+def parse_log(text: str, wanted: InLog) -> Result:
+    """Read the result out of a collector's log.
+
+    Args:
+        text: the log; with timestamps or without.
+        wanted: what the termination message says of it.
+
+    Raises:
+        CollectorError: the log is incomplete or was changed.
+    """
+    import base64  # noqa: PLC0415 - the collector itself seldom needs these
+    import hashlib  # noqa: PLC0415
+    import zlib  # noqa: PLC0415
+
+    chunks: dict[int, str] = {}
+    total = 0
+    for line in text.split("\n"):
+        _, mark, rest = line.partition(f"{_MARK} ")
+        place, _, chunk = rest.partition(" ")
+        number, _, count = place.partition("/")
+        if mark and number.isdecimal() and count.isdecimal():
+            chunks[int(number)] = chunk.strip()
+            total = int(count)
+    if total == 0 or any(number not in chunks for number in range(1, total + 1)):
+        there = sum(number in chunks for number in range(1, total + 1))
+        raise CollectorError(f"the collector's log holds {there} of {total or 'its'} lines: it was cut or rotated away")
+    try:
+        data = base64.b64decode("".join(chunks[number] for number in range(1, total + 1)), validate=True)
+        # Bounded by what was announced, whatever the log holds.
+        found = zlib.decompressobj().decompress(data, wanted.size + 1)
+        if len(found) != wanted.size or hashlib.sha256(found).hexdigest() != wanted.sha256:
+            raise CollectorError("the collector's log is not what the collector said it wrote")
+        return _result(load_json(found.decode()))
+    except (ValueError, TypeError, zlib.error) as error:
+        raise CollectorError(f"the collector's log cannot be read: {error}") from None
+
+
+def _result(found: JsonObject) -> Result:
+    outputs, problems = found["outputs"], found.get("problems", [])
+    if not isinstance(outputs, dict) or not isinstance(problems, list):
+        raise TypeError("not a result")
+    return Result(outputs, [str(problem) for problem in problems])
+
+
+# --- what it does -----------------------------------------------------------------------------------
+
+
+class Settings(NamedTuple):
+    """What the environment says; see `environment`."""
+
+    declared: list[Declared]
+    output_file: Path
+    outputs_dir: Path
+    message_file: Path
+    message_bytes: int
+    limit: int
+    wait: str
+
+
+def read_settings(env: Mapping[str, str]) -> Settings:
+    """Read the variables that `environment` made.
+
+    Raises:
+        CollectorError: one is missing or wrong.
+    """
+    from pathlib import Path  # noqa: PLC0415
+
+    missing = [
+        name for name in (_WAIT, _DECLARED, _OUTPUT, _OUTPUTS, _MESSAGE, _MESSAGE_BYTES, _LIMIT) if name not in env
+    ]
+    if missing:
+        raise CollectorError(f"{', '.join(missing)} not set: this command is started by the operator, beside a step")
+    try:
+        settings = Settings(
+            declared=[Declared(*output) for output in load_json(env[_DECLARED])],
+            output_file=Path(env[_OUTPUT]),
+            outputs_dir=Path(env[_OUTPUTS]),
+            message_file=Path(env[_MESSAGE]),
+            message_bytes=int(env[_MESSAGE_BYTES]),
+            limit=int(env[_LIMIT]),
+            wait=env[_WAIT],
+        )
+    except (ValueError, TypeError) as error:
+        raise CollectorError(f"the variables PENSTOCK_… are not as the operator writes them: {error}") from None
+    if settings.wait not in (SIGNAL, PROCESSES):
+        raise CollectorError(f"{_WAIT} is {settings.wait!r}: wanted {SIGNAL} or {PROCESSES}")
+    return settings
+
+
+class _Stop:
+    """Remembers SIGTERM, and wakes whoever waits for `wake`."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.wake, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        os.write(self._write, b"x")
+
+    def pause(self, seconds: float | None, *descriptors: int) -> None:
+        """Sleep until SIGTERM, until one of the descriptors is readable, or for so many seconds."""
+        import select  # noqa: PLC0415
+
+        wanted = list(descriptors) if self.asked else [self.wake, *descriptors]
+        select.select(wanted, [], [], seconds)
+
+
+class Processes:
+    """The processes of the step, as `/proc` of the shared PID namespace shows them.
+
+    Args:
+        proc: where `/proc` is.
+        own: the collector's own process.
+    """
+
+    def __init__(self, proc: str = "/proc", *, own: int | None = None) -> None:
+        self._proc = proc
+        self._own = os.getpid() if own is None else own
+        sandbox, mine = self._cgroup(1), self._cgroup(self._own)
+        # In a pod each container has a cgroup of its own; where that is not to be seen, all others are the step's.
+        self._mine = mine if mine != sandbox else None
+
+    def alive(self) -> list[int]:
+        """Process ids of the step's processes that have not ended, lowest first."""
+        with os.scandir(self._proc) as entries:
+            found = sorted(int(entry.name) for entry in entries if entry.name.isdecimal())
+        return [pid for pid in found if pid not in (1, self._own) and self._is_step(pid)]
+
+    def _is_step(self, pid: int) -> bool:
+        stat = self._read(pid, "stat")
+        # `pid (name) state …`; a name may hold anything, brackets too.
+        state = stat.rpartition(") ")[2][:1]
+        if state in ("", "X", "x") or (state == "Z" and not self._has_threads(pid)):
+            return False
+        return self._mine is None or self._cgroup(pid) != self._mine
+
+    def _has_threads(self, pid: int) -> bool:
+        """Whether a process whose first thread has ended lives on in others."""
+        try:
+            return len(os.listdir(f"{self._proc}/{pid}/task")) > 1  # noqa: PTH208
+        except OSError:
+            return False
+
+    def _cgroup(self, pid: int) -> str | None:
+        return self._read(pid, "cgroup") or None
+
+    def _read(self, pid: int, name: str) -> str:
+        try:
+            with open(f"{self._proc}/{pid}/{name}", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+                return file.read()
+        except OSError:
+            return ""
+
+
+def wait_for_processes(processes: Processes, settings: Settings, stop: _Stop) -> None:
+    """Return when the step is over; see the module's text."""
+    seen = False
+    pause = _OFTEN
+    while True:
+        # In this order: what was written before no process was there was written by a step that is over.
+        wrote = _wrote(settings)
+        asked = stop.asked
+        alive = processes.alive()
+        if alive:
+            seen = True
+            _await_end(alive[0], stop)
+            continue
+        if seen or wrote or asked:
+            return
+        stop.pause(pause)
+        pause = min(pause * 1.2, _SELDOM)
+
+
+def _await_end(pid: int, stop: _Stop) -> None:
+    """Sleep until a process ends, or shortly where the system cannot tell."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except OSError:  # forbidden here
+        stop.pause(_OFTEN * 5)
+        return
+    try:
+        # SIGTERM does not matter here: the step gets its own, and may still write.
+        stop.pause(None, descriptor)
+    finally:
+        os.close(descriptor)
+    # A process that ended may still be listed until its parent has looked at it.
+    time.sleep(0.001)
+
+
+def _wrote(settings: Settings) -> bool:
+    try:
+        if os.stat(settings.output_file).st_size > 0:  # noqa: PTH116
+            return True
+        return bool(os.listdir(settings.outputs_dir))  # noqa: PTH208
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it is there and cannot be read: `collect` says why
+
+
+def report(settings: Settings) -> None:
+    """Collect the outputs and say what was found.
+
+    Raises:
+        OSError: it cannot be said.
+    """
+    from penstock.step.outputs import collect  # noqa: PLC0415 - not while waiting for the step
+
+    found = collect(settings.declared, settings.output_file, settings.outputs_dir, limit=settings.limit)
+    result: JsonObject = {"outputs": found.values}
+    if found.problems:
+        result["problems"] = _shortened(found.problems)
+    data = compact_json(result).encode()
+    if len(data) > settings.message_bytes:
+        data = _to_log(data)
+    settings.message_file.write_bytes(data)
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    short = [p if len(p) <= _LONGEST_PROBLEM else f"{p[: _LONGEST_PROBLEM - 1]}…" for p in problems[:_MOST_PROBLEMS]]
+    return [*short, f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else short
+
+
+def _to_log(data: bytes) -> bytes:
+    """Write `data` to the log; returns the message that tells of it."""
+    import base64  # noqa: PLC0415 - small results need none of these
+    import hashlib  # noqa: PLC0415
+    import zlib  # noqa: PLC0415
+
+    packed = zlib.compress(data, 6)
+    total = -(-len(packed) // _CHUNK)
+    for number in range(total):
+        chunk = base64.b64encode(packed[number * _CHUNK : (number + 1) * _CHUNK]).decode()
+        sys.stdout.write(f"{_MARK} {number + 1}/{total} {chunk}\n")
+    # Before the message: whoever sees the message reads the log.
+    sys.stdout.flush()
+    return compact_json({"log": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}}).encode()
+
+
+def main() -> int:
+    """Wait for the step and report; returns the exit code."""
+    stop = _Stop()
+    try:
+        settings = read_settings(os.environ)
+    except CollectorError as error:
+        return _fail(EXIT_CONFIGURATION, str(error))
+    if settings.wait == PROCESSES:
+        wait_for_processes(Processes(), settings, stop)
+    else:
+        while not stop.asked:
+            stop.pause(None)
+    try:
+        report(settings)
+    except OSError as error:
+        return _fail(EXIT_WRITE, f"the outputs could not be handed on: {error}")
+    return 0
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"penstock: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

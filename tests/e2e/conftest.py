@@ -1,0 +1,124 @@
+"""Fixtures of the end-to-end tests: the cluster, `kubectl`, `helm`, a namespace a test, and the project's image.
+
+With KUBECONFIG set nothing is started, and that cluster is used; PENSTOCK_E2E_IMAGE then names an image it can pull.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from e2e.cluster import builds
+from e2e.cluster import cluster as clusters
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.settings import Layout, default_cache
+from e2e.cluster.shell import ClusterError, say, wait_until
+from e2e.image import build, python_image
+from e2e.kubectl import Kubectl
+from e2e.manifests import CRDS
+
+CRD_SECONDS = 60
+RESTRICTED = {
+    "pod-security.kubernetes.io/enforce": "restricted",
+    "pod-security.kubernetes.io/enforce-version": "latest",
+    "pod-security.kubernetes.io/warn": "restricted",
+}
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster to test on: KUBECONFIG's, one that runs here already, or one of our own, ended after the last test.
+
+    PENSTOCK_E2E_KEEP=1 leaves it running.
+    """
+    layout = Layout.from_environment()
+    ran = clusters.running(layout) is not None
+    started = clusters.up(layout)
+    try:
+        yield started
+    finally:
+        if started.layout is not None and not ran and not os.environ.get("PENSTOCK_E2E_KEEP"):
+            clusters.down(layout)
+
+
+@pytest.fixture(scope="session")
+def cluster_kubectl(cluster: Cluster) -> Kubectl:
+    """`kubectl` outside of any test's namespace."""
+    return Kubectl(program=_program(cluster, "kubectl"), kubeconfig=cluster.kubeconfig)
+
+
+@pytest.fixture
+def kubectl(cluster_kubectl: Kubectl, namespace: str) -> Kubectl:
+    """`kubectl` in the test's namespace."""
+    return replace(cluster_kubectl, namespace=namespace)
+
+
+@pytest.fixture(scope="session")
+def helm(cluster: Cluster) -> Path:
+    """The `helm` command; give it `kubectl.environment()`."""
+    return _program(cluster, "helm")
+
+
+@pytest.fixture(scope="session")
+def crds(cluster_kubectl: Kubectl) -> None:
+    """The project's CRDs, applied on the server's side as GitOps tools do, and served."""
+    for path in CRDS:
+        cluster_kubectl("apply", "--server-side", "--force-conflicts", "-f", path)
+
+        def established(path: Path = path) -> bool:
+            # Not `kubectl wait`: it fails on a definition so new that it has no conditions at all.
+            conditions = cluster_kubectl.get("-f", str(path)).get("status", {}).get("conditions") or []
+            return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
+        wait_until(established, timeout=CRD_SECONDS, what=f"{path.name} to be established")
+
+
+@pytest.fixture
+def namespace(cluster_kubectl: Kubectl) -> Iterator[str]:
+    """A fresh namespace that enforces Pod Security `restricted`, deleted afterwards."""
+    name = f"e2e-{secrets.token_hex(4)}"
+    cluster_kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+    yield name
+    # Whoever wants to see that nothing is left behind waits for it; others need not.
+    cluster_kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def image(cluster: Cluster) -> str:
+    """The name of the project's image, built from the `Dockerfile` and given to the cluster."""
+    if named := os.environ.get("PENSTOCK_E2E_IMAGE"):
+        return named
+    if cluster.layout is None:
+        raise ClusterError(
+            "KUBECONFIG is set: push an image to where that cluster pulls from, and set PENSTOCK_E2E_IMAGE"
+        )
+    built = build()
+    if not cluster.has_image(built.name):
+        cluster.load_image(built.archive)
+    return built.name
+
+
+@pytest.fixture(scope="session")
+def example_images(cluster: Cluster) -> None:
+    """The images that the examples name; a cluster of one's own pulls them."""
+    if cluster.layout is None:
+        say("the examples' images are pulled by the cluster")
+        return
+    stand_in = python_image()
+    if not cluster.has_image(stand_in.name):
+        cluster.load_image(stand_in.archive)
+
+
+def _program(cluster: Cluster, name: str) -> Path:
+    """A tool of the pinned version, or, for a cluster that is not ours, the machine's if it has one."""
+    found = shutil.which(name)
+    if cluster.layout is None and found is not None:
+        return Path(found)
+    make = {"kubectl": builds.kubectl, "helm": builds.helm}[name]
+    return make(default_cache())
