@@ -20,8 +20,10 @@ COPY operator operator
 # The byte code is made here because the root file system is read-only when it runs. It is not checked against the sources:
 # they do not change, and file times may, between builders. The Kubernetes client's classes, one for each type, stay as they
 # are: almost none is ever loaded, and their byte code alone would be 60 MB.
+# `--no-index`: what the lock file has not is an error here and not when it runs.
 RUN /tools/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels . \
- && /tools/bin/pip --python /opt/penstock/bin/python install --no-deps --no-index --no-compile /wheels/*.whl \
+ && /tools/bin/pip --python /opt/penstock/bin/python install --no-index --no-compile \
+      "$(echo /wheels/*.whl)[operator,gateway]" \
  && rm -rf /opt/penstock/bin/[Aa]ctivate* \
  && /opt/penstock/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
       -x '/kubernetes/(aio|client/(api|models))/' /opt/penstock/lib \
@@ -34,7 +36,11 @@ RUN for tool in pip setuptools wheel; do \
     done \
  && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip /usr/lib/python3*/ensurepip /usr/share/python-wheels
 COPY --from=build /opt/penstock /opt/penstock
+# USER and HOME, because the user's number has no entry in /etc/passwd, whichever it is, and libraries ask (kopf names itself
+# by it).
 ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin \
+    USER=penstock \
+    HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 LABEL org.opencontainers.image.title="penstock" \

@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 READY := $(VENV)/.ready
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-header --quiet --upgrade
 
 .PHONY: help demo test lint format e2e bench generate verify image lock clean
 
@@ -19,7 +21,7 @@ demo: $(READY) ## Run the Iris example here and now
 	@$(BIN)/penstock run examples/iris/pipeline.yaml
 
 test: $(READY) ## Run the unit and integration tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 lint: $(READY) ## Check style, types and layers
 	@$(BIN)/ruff check .
@@ -49,8 +51,8 @@ image: ## Build the container image
 	@echo "make image: there is no operator or gateway in this version to put into an image" >&2; exit 1
 
 lock: $(READY) ## Pin all dependencies anew, with hashes, for every platform
-	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --quiet --upgrade --output-file requirements.lock
+	@$(COMPILE) --group dev --extra operator --output-file requirements.lock
+	@$(COMPILE) --extra operator --extra gateway --output-file requirements-operator.lock
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) .penstock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

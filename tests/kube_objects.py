@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from builders import literal, pipeline
-
 from penstock.engine.types import AttemptId, Identity, StartAttempt, Value
 from penstock.kube.manifests import Attempt, pod, prepare
 from penstock.kube.transports import PodSettings

@@ -208,7 +208,6 @@ def test_every_pod_meets_the_restricted_level(helm: Path, arguments: tuple[str, 
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert all(set(volume) <= {"name", "emptyDir"} for volume in pod.get("volumes", ()))
-        assert pod["enableServiceLinks"] is False
         for container in pod["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -306,6 +305,9 @@ class TestSettings:
             (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
             assert (container["image"], container["args"]) == (image, ["operator"])
             assert operator_environment(objects)["PENSTOCK_COLLECTOR_IMAGE"] == image
+
+    def test_are_not_mixed_up_with_variables_of_a_service_named_penstock(self, helm: Path) -> None:
+        assert one(render(helm), "Deployment")["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
 class TestNetworkPolicy:

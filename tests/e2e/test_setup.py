@@ -106,8 +106,7 @@ def test_the_cache_makes_a_thing_once_for_each_content_and_keeps_nothing_of_a_fa
     assert len(made) == 3
 
 
-@pytest.mark.usefixtures("without_root")
-def test_without_root_it_says_what_to_do(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_it_says_what_to_do(layout: Layout, monkeypatch: pytest.MonkeyPatch, without_root: None) -> None:
     with pytest.raises(ClusterError, match="run as root, or set KUBECONFIG"):
         clusters.up(layout)
     monkeypatch.setattr("shutil.which", lambda name, **_: "/usr/bin/apt-get" if name == "apt-get" else None)

@@ -14,11 +14,15 @@ CREDENTIALS = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 GIVE_UP_SECONDS = 90
 
 
+def address(service: str) -> str:
+    """Host and port of a Service, from what Kubernetes puts into every container, so that no DNS is needed."""
+    host = os.environ[f"{service}_SERVICE_HOST"]
+    return f"{f'[{host}]' if ':' in host else host}:{os.environ[f'{service}_SERVICE_PORT']}"
+
+
 def served() -> str:
     """Ask the API server for our kinds; returns what is wrong, if anything."""
-    host = os.environ["KUBERNETES_SERVICE_HOST"]
-    host = f"[{host}]" if ":" in host else host
-    url = f"https://{host}:{os.environ['KUBERNETES_SERVICE_PORT']}/apis/penstock.dev/v1alpha1"
+    url = f"https://{address('KUBERNETES')}/apis/penstock.dev/v1alpha1"
     token = (CREDENTIALS / "token").read_text()
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     trust = ssl.create_default_context(cafile=str(CREDENTIALS / "ca.crt"))
@@ -27,10 +31,10 @@ def served() -> str:
     return f"CRDs that are not installed: {', '.join(sorted(missing))}" if missing else ""
 
 
-def ready(url: str) -> str:
+def ready() -> str:
     """Ask an operator whether it is ready; returns what is wrong, if anything."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(url, timeout=5) as answer:
+    with direct.open(f"http://{address(sys.argv[1])}/readyz", timeout=5) as answer:
         answer.read()
     return ""
 
@@ -40,12 +44,12 @@ def main() -> None:
     deadline = time.monotonic() + GIVE_UP_SECONDS
     while True:
         wrong = []
-        for name, check in (("the API server", served), (sys.argv[1], lambda: ready(sys.argv[1]))):
+        for name, check in (("API server", served), ("operator, by its Service", ready)):
             try:
                 problem = check()
             except urllib.error.HTTPError as error:  # what a server says about it helps more than the code
                 problem = f"{error}: {error.read(500).decode(errors='replace')}"
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError) as error:
                 problem = str(error)
             if problem:
                 wrong.append(f"{name}: {problem}")

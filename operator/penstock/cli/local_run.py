@@ -30,6 +30,7 @@ from penstock.engine.wiring import InvalidInputs, execution_inputs
 from penstock.local.session import LocalSession, Settings
 from penstock.local.sources import MAX_BYTES, MAX_FILES, scan
 
+UNCHANGED, CHANGED = "unchanged", "changed"
 _EXIT = {"Succeeded": OK, "Failed": FAILED, "Error": ERROR, "Cancelled": CANCELLED}
 
 
@@ -192,6 +193,8 @@ async def run(request: RunRequest) -> int:
         shown[0] = _view(request, session, uid, found["metadata"]["name"])
         if resumed:
             shown[0].tell(f"going on with {found['metadata']['name']}, which was interrupted (--new starts afresh)")
+        if resumed == CHANGED:
+            shown[0].tell("the files beside the manifest have changed since; it keeps those that it began with")
         try:
             found = await _run_until_signalled(session, uid, shown[0])
         finally:
@@ -204,8 +207,8 @@ async def run(request: RunRequest) -> int:
     return _EXIT[found["status"]["phase"]]
 
 
-async def _take_up(session: LocalSession, request: RunRequest, shown: list[View]) -> tuple[str, bool]:
-    """The uid of what is run, and whether it is an interrupted execution."""
+async def _take_up(session: LocalSession, request: RunRequest, shown: list[View]) -> tuple[str, str]:
+    """The uid of what is run, and for an interrupted execution whether the files beside the manifest have changed."""
     name, spec = request.pipeline
     revision = session.revision(name, spec) if name else None
     added = [
@@ -221,17 +224,19 @@ async def _take_up(session: LocalSession, request: RunRequest, shown: list[View]
             f"{request.source} has more than {MAX_FILES:,} files or {MAX_BYTES >> 20} MiB, so steps do not "
             "find its files in their working directory; name a smaller folder with --source"
         )
-    while not request.fresh and (uid := await session.interrupted(execution, revision=revision, source=source)):
+    while not request.fresh and (uid := await session.interrupted(execution, revision=revision)):
         found = session.store.get(uid)
         if not found["spec"].get("cancel"):
-            return uid, True
+            loaded = await session.store.load(uid)
+            same = loaded is None or loaded.code == ("" if source is None else source.digest)
+            return uid, UNCHANGED if same else CHANGED
         view = shown[0] = _view(request, session, uid, found["metadata"]["name"])
         view.tell(f"{found['metadata']['name']} was cancelled, but did not come to its end: that comes first")
         try:
             await _run_until_signalled(session, uid, view, patience=1)
         finally:
             view.close()
-    return session.submit(execution, revision=revision, source=source), False
+    return session.submit(execution, revision=revision, source=source), ""
 
 
 def _view(request: RunRequest, session: LocalSession, uid: str, name: str) -> View:

@@ -16,9 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-import aiohttp
-
-from penstock.kube.errors import ApiError, Gone, NotFound, Unreachable
+from penstock.kube.errors import ApiError, Gone, NotFound
 from penstock.kube.resources import PODS, Resource
 from penstock.kube.transport import Call, Transport
 from penstock.step.values import JsonObject
@@ -345,15 +343,9 @@ class Client:
         params = {**_log_params(container, tail, None, False), "follow": "true"}
         if timestamps:
             params["timestamps"] = "true"
-        response = await self._transport.open(_log_call(pod, namespace, params, endless=True))
-        try:
-            async with aclosing(_lines(response)) as lines:
-                async for line in lines:
-                    yield line
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(f"the log of {pod}/{container} broke off: {error}") from error
-        finally:
-            response.close()
+        async with aclosing(self._transport.stream(_log_call(pod, namespace, params, endless=True))) as chunks:
+            async for line in _lines(chunks):
+                yield line
 
     async def _json(self, call: Call) -> JsonObject:
         body = await self._transport.send(call)
@@ -400,10 +392,10 @@ def _log_call(pod: str, namespace: str, params: Mapping[str, str], *, endless: b
     return Call("get", "GET", path, "pods/log", params=params, accept="*/*", endless=endless)
 
 
-async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Lines of any length: aiohttp's own reader fails at 128 KiB."""
     rest = bytearray()
-    async for data in response.content.iter_any():
+    async for data in chunks:
         rest += data
         *whole, last = rest.split(b"\n")
         for line in whole:

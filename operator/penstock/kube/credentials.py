@@ -201,6 +201,7 @@ class Sessions:
         self._access: Access | None = None
         self._connection: Connection | None = None
         self._token: _Token | None = None
+        self._retired: list[aiohttp.ClientSession] = []
         self._lock = asyncio.Lock()
 
     async def current(self) -> Connection:
@@ -228,8 +229,9 @@ class Sessions:
                 if self._token is not None:
                     self._token.read()
                 return
+            # Not closed: that would not end kopf's watches on it but freeze them. kopf closes it at its own next 401.
+            self._retired.append(rejected.session)
             await self._open(access)
-            await rejected.session.close()
 
     async def login(self, **_: Any) -> kopf.AiohttpSession:
         """The handler for `kopf.on.login`."""
@@ -243,6 +245,9 @@ class Sessions:
     async def close(self) -> None:
         """Close the session."""
         async with self._lock:
+            for session in self._retired:
+                await session.close()
+            self._retired.clear()
             if self._connection is not None:
                 await self._connection.session.close()
 

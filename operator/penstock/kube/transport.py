@@ -10,10 +10,10 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -38,6 +38,9 @@ class Connection:
     namespace: str | None = None
 
 
+_Use: TypeAlias = Callable[[Connection, aiohttp.ClientResponse], Awaitable[T]]
+
+
 class Provider(Protocol):
     """Where connections come from. A session may be closed by others at any time (kopf does so after a 401)."""
 
@@ -58,6 +61,7 @@ class Settings:
         max_wait_seconds: the longest wait between tries. A server that asks for more gets its error passed on at once.
         connect_seconds: time limit for a connection.
         request_seconds: time limit for a request with its answer.
+        stream_look_seconds: how often a stream that is silent looks whether its session is still open.
         max_writes: how many writes may be under way at once.
     """
 
@@ -66,6 +70,7 @@ class Settings:
     max_wait_seconds: float = 5.0
     connect_seconds: float = 5.0
     request_seconds: float = 30.0
+    stream_look_seconds: float = 5.0
     max_writes: int = 32
 
 
@@ -151,15 +156,33 @@ class Transport:
         """
         return await self._persist(call, _read)
 
-    async def open(self, call: Call) -> aiohttp.ClientResponse:
-        """Make a request whose answer is read bit by bit; close it when done.
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Make a request and give its answer bit by bit as it comes; not made again once it has begun to come.
 
         Raises:
             ApiError: it did not succeed.
+            Unreachable: the connection was lost on the way.
         """
-        return await self._persist(call, _leave)
+        connection, response = await self._persist(call, _leave)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._settings.stream_look_seconds):
+                        chunk = await response.content.readany()
+                except TimeoutError:
+                    # Closing a session does not end what is being read from it: the reader would wait for ever.
+                    if connection.session.closed:
+                        raise Unreachable(f"{call}: the session was closed") from None
+                    continue
+                if not chunk:
+                    return
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(f"{call}: broke off: {error}") from error
+        finally:
+            response.close()
 
-    async def _persist(self, call: Call, use: Callable[[aiohttp.ClientResponse], Awaitable[T]]) -> T:
+    async def _persist(self, call: Call, use: _Use[T]) -> T:
         failures = 0
         renewed = False
         while True:
@@ -190,9 +213,7 @@ class Transport:
         backoff = min(longest, self._settings.base_seconds * 2.0 ** (failures - 1))
         return max(asked, backoff * (0.5 + 0.5 * self._chance()))
 
-    async def _once(
-        self, connection: Connection, call: Call, use: Callable[[aiohttp.ClientResponse], Awaitable[T]]
-    ) -> T:
+    async def _once(self, connection: Connection, call: Call, use: _Use[T]) -> T:
         slot: AbstractAsyncContextManager[None] = self._writes if call.writes else nullcontext()
         async with slot:
             if call.writes and self._fence is not None:
@@ -203,7 +224,8 @@ class Transport:
                 response = await self._request(connection, call)
                 code = response.status
                 try:
-                    return await self._answer(call, response, use)
+                    await _check(call, response)
+                    return await use(connection, response)
                 except BaseException:
                     response.close()
                     raise
@@ -235,26 +257,23 @@ class Transport:
             allow_redirects=False,
         )
 
-    @staticmethod
-    async def _answer(
-        call: Call, response: aiohttp.ClientResponse, use: Callable[[aiohttp.ClientResponse], Awaitable[T]]
-    ) -> T:
-        if response.status >= 300:
-            raise from_answer(
-                what=str(call),
-                status=response.status,
-                body=await response.read(),
-                retry_after=response.headers.get("Retry-After"),
-            )
-        return await use(response)
+
+async def _check(call: Call, response: aiohttp.ClientResponse) -> None:
+    if response.status >= 300:
+        raise from_answer(
+            what=str(call),
+            status=response.status,
+            body=await response.read(),
+            retry_after=response.headers.get("Retry-After"),
+        )
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(_: Connection, response: aiohttp.ClientResponse) -> bytes:
     return await response.read()
 
 
-async def _leave(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-    return response
+async def _leave(connection: Connection, response: aiohttp.ClientResponse) -> tuple[Connection, aiohttp.ClientResponse]:
+    return connection, response
 
 
 def _unreachable(call: Call, connection: Connection, error: Exception) -> Unreachable:

@@ -162,10 +162,11 @@ class LocalSession:
         self._owned[uid] = ownership
         return uid
 
-    async def interrupted(self, execution: Execution, *, revision: Revision | None, source: Tree | None) -> str | None:
+    async def interrupted(self, execution: Execution, *, revision: Revision | None) -> str | None:
         """An unfinished execution that nobody runs and that is what `execution` asks for; owned from now on.
 
-        It has the same pipeline revision, inputs and source files, and its name if `execution` has one.
+        It has the same pipeline revision and inputs, and its name if `execution` has one. It goes on with its own copy
+        of the source folder, whatever was changed there since.
         """
         wanted = execution.spec.manifest()
         for uid in reversed(self.store.unfinished()):
@@ -177,8 +178,6 @@ class LocalSession:
                 continue
             loaded = await self.store.load(uid)
             if loaded is None or (revision is not None and loaded.revision != revision.name):
-                continue
-            if loaded.code != ("" if source is None else source.digest):
                 continue
             try:
                 self._owned[uid] = Ownership(self.home, uid)

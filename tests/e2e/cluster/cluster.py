@@ -152,11 +152,7 @@ def down(layout: Layout) -> None:
     require_linux_root()
     with _locked(layout):
         _stop(layout)
-        # Lazily unmounted things are gone from here, but make sure: through a mount, removal would reach other folders.
-        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-        if left := [mount for mount in mounts if mount.startswith(f"{layout.state}/")]:
-            raise ClusterError(f"still mounted, so nothing is removed: {', '.join(left)}")
-        shutil.rmtree(layout.state)
+        _remove(layout)
 
 
 def require_linux_root() -> None:
@@ -191,6 +187,14 @@ def _stop(layout: Layout) -> None:
         processes.stop(name)
 
 
+def _remove(layout: Layout) -> None:
+    # Everything below was unmounted, but make sure: through a mount, removal would reach other folders.
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    if left := [mount for mount in mounts if mount.startswith(f"{layout.state}/")]:
+        raise ClusterError(f"still mounted, so nothing is removed: {', '.join(left)}")
+    shutil.rmtree(layout.state)
+
+
 def _replace(layout: Layout, settings: Mapping[str, object]) -> bool:
     """Whether to start anew in a folder where a cluster is or was; it is stopped and removed then."""
     found = json.loads(layout.marker.read_text())
@@ -201,7 +205,7 @@ def _replace(layout: Layout, settings: Mapping[str, object]) -> bool:
         return False
     say(f"starting anew: {'; '.join(wrong) or f'what runs was started with other settings, {found}'}")
     _stop(layout)
-    shutil.rmtree(layout.state)
+    _remove(layout)
     return True
 
 

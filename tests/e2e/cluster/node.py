@@ -46,12 +46,7 @@ def start(layout: Layout, processes: Processes, kube: Path) -> None:
     """Start the node, and wait until pods can run on it."""
     _write_configuration(layout)
     processes.start("containerd", "containerd", "--config", layout.state / "containerd.toml")
-
-    def containerd_answers() -> bool:
-        processes.require("containerd")
-        return succeeds("ctr", "-a", layout.containerd_socket, "version")
-
-    wait_until(containerd_answers, timeout=CONTAINERD_SECONDS, what="containerd to answer")
+    _wait_for_containerd(layout, processes)
     _import_busybox(layout)
     processes.start(
         "kubelet", kube, "kubelet", "--kubeconfig", control_plane.kubeconfig(layout, "kubelet"),
@@ -83,7 +78,15 @@ def stop(layout: Layout, processes: Processes, kube: Path | None) -> None:
         if name in started:
             processes.stop(name)
     if "containerd" in started:
-        networks = _end_containers(layout)
+        networks: list[str] = []
+        try:
+            if not processes.get("containerd").alive():
+                # Its containers outlive it, and only it can end them in good order.
+                processes.start_again("containerd")
+            _wait_for_containerd(layout, processes)
+            networks = _end_containers(layout)
+        except ClusterError as error:
+            say(f"the node's containers could not be ended in good order: {error}")
         processes.stop("containerd")
         for path in networks:
             succeeds("umount", "-l", path)
@@ -179,12 +182,17 @@ def _import_busybox(layout: Layout) -> None:
     images.import_folder(layout, BUSYBOX_IMAGES, root)
 
 
+def _wait_for_containerd(layout: Layout, processes: Processes) -> None:
+    def answers() -> bool:
+        processes.require("containerd")
+        return succeeds("ctr", "-a", layout.containerd_socket, "version")
+
+    wait_until(answers, timeout=CONTAINERD_SECONDS, what="containerd to answer")
+
+
 def _end_containers(layout: Layout) -> list[str]:
     """End all containers; returns the network namespaces that they leave behind."""
     networks: set[str] = set()
-    if not succeeds("ctr", "-a", layout.containerd_socket, "version"):
-        say("containerd does not answer, so its containers cannot be ended in good order")
-        return []
     for container in images.ctr(layout, "containers", "ls", "-q").split():
         spec = json.loads(images.ctr(layout, "containers", "info", "--spec", container))
         for namespace in spec.get("linux", {}).get("namespaces", []):

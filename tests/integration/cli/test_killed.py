@@ -161,6 +161,20 @@ def test_new_and_other_inputs_start_afresh(cli: Cli) -> None:
     assert cli.lines("ran") == ["slow"] * 4
 
 
+def test_a_change_beside_the_manifest_does_not_make_it_start_afresh(cli: Cli) -> None:
+    file = manifest(cli, [ran("slow", wait_for("go")), ran("late", dependsOn=["slow"])])
+    crashed = cli.start("run", file, "--source", str(cli.folder))
+    until(lambda: cli.lines("ran") == ["slow"], "it runs")
+    crashed.kill()
+    cli.write("result.json", "something new beside the manifest")
+    cli.write("go", "")
+
+    done = cli.run(file, "--source", str(cli.folder))
+    assert "going on with" in done.err
+    assert "have changed since; it keeps those that it began with" in done.err
+    assert cli.lines("ran") == ["slow", "late"]
+
+
 def test_a_file_that_is_given_counts_by_its_content(cli: Cli) -> None:
     step = ran("slow", wait_for("go"), inputs=[{"name": "table", "from": "inputs.table"}])
     file = manifest(cli, [step], inputs=[{"name": "table", "type": "file"}])

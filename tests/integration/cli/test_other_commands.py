@@ -7,6 +7,7 @@ import json
 import pytest
 
 import penstock
+from penstock.cli.main import COMMANDS
 
 from .support import Cli, pipeline
 
@@ -118,7 +119,7 @@ def test_schema_of_one_kind_and_of_all(cli: Cli) -> None:
     assert all(f'"{kind}"' in every.out for kind in ("Pipeline", "Deployment", "Execution"))
 
 
-@pytest.mark.parametrize("command", ["", "run", "lint", "graph", "schema"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_of_every_command(cli: Cli, command: str) -> None:
     done = cli(*command.split(), "--help")
 
@@ -131,7 +132,7 @@ def test_help_of_every_command(cli: Cli, command: str) -> None:
     ("arguments", "said"),
     [
         (["rnu", "p.yaml"], 'No such command "rnu". Did you mean "run"?'),
-        (["deploy"], 'No such command "deploy". There are: run, lint, graph, schema.'),
+        (["deploy"], 'No such command "deploy". There are: run, lint, graph, schema'),
         (
             ["run", "p.yaml", "--ouput", "json"],
             "No such option '--ouput'. (Did you mean one of: '--input', '--output'?)",

@@ -17,7 +17,7 @@ from penstock.kube.client import Client
 from penstock.kube.resources import CONFIG_MAPS, EVENTS, EXECUTIONS, JOBS, NAMESPACES, PODS
 from penstock.kube.transport import Settings
 
-from .support import Bench, Handler, answer, break_off, hang, refuse, reset
+from .support import Bench, FakeServer, Handler, answer, break_off, hang, refuse, reset, serving
 
 THING = {"kind": "Thing", "metadata": {"name": "x"}}
 
@@ -421,7 +421,7 @@ async def test_a_line_without_an_end_comes_in_pieces(fake: Bench) -> None:
 
 async def test_a_log_that_breaks_off_is_not_taken_for_a_whole_one(fake: Bench) -> None:
     fake.server.script = [log(b"one\n", cut=True)]
-    with pytest.raises(errors.Unreachable, match="the log of p/c broke off"):
+    with pytest.raises(errors.Unreachable, match="pods/p/log: broke off"):
         await follow(fake.client())
 
 
@@ -430,3 +430,31 @@ async def test_a_log_is_read_at_once_with_its_bounds(fake: Bench) -> None:
     found = await fake.client().log("p", namespace="n", container="c", tail=3, limit_bytes=100, previous=True)
     assert found == b"a\nb"
     assert fake.server.seen[-1].query == {"container": "c", "tailLines": "3", "limitBytes": "100", "previous": "true"}
+
+
+async def test_a_silent_log_notices_that_somebody_closed_its_session(fake: Bench) -> None:
+    async def silent(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"one\n")
+        return await hang(request)
+
+    fake.server.script = [silent]
+    client = fake.client(Settings(stream_look_seconds=0.02))
+    async with aclosing(client.follow_log("p", namespace="n", container="c")) as lines:
+        assert await anext(lines) == b"one"
+        await (await fake.sessions.current()).session.close()
+        with pytest.raises(errors.Unreachable, match="the session was closed"):
+            await anext(lines)
+
+
+async def test_an_address_that_changed_is_used_after_a_401_and_the_old_session_is_left_to_kopf(fake: Bench) -> None:
+    before = await fake.sessions.current()
+    async with serving(FakeServer()) as moved:
+        fake.server.default = refuse(401, "Unauthorized")
+        fake.server.url = moved.url
+        assert await get(fake.client()) == THING
+        assert len(moved.seen) == 1
+        assert not before.session.closed
+        await fake.sessions.close()
+        assert before.session.closed

@@ -40,7 +40,7 @@ def submit(session: LocalSession, execution: Execution, spec: PipelineSpec, sour
 
 async def taken_up(session: LocalSession, execution: Execution, spec: PipelineSpec) -> str | None:
     """The execution that was interrupted, if nobody runs it."""
-    return await session.interrupted(execution, revision=session.revision("p", spec), source=None)
+    return await session.interrupted(execution, revision=session.revision("p", spec))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -204,7 +204,7 @@ from penstock.local.session import LocalSession, Settings
 async def main():
     session = LocalSession(Settings(home=Path(sys.argv[1])))
     asked = Execution.model_validate({"metadata": {"name": "one"}, "spec": {"pipeline": {"name": "p"}}})
-    uid = await session.interrupted(asked, revision=session.store.revision("p"), source=None)
+    uid = await session.interrupted(asked, revision=session.store.revision("p"))
     await session.run(uid)
 asyncio.run(main())
 """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kube_objects import IDENTITY, SETTINGS, an_attempt
 
+from kube_objects import IDENTITY, SETTINGS, an_attempt
 from penstock.kube.manifests import Attempt, command_line, config_map, end_now, job, job_status, pod
 from penstock.kube.merging import merge
 from penstock.kube.transports import CannotStart, CollectorMode, PodSettings

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kube_objects import SETTINGS, start
 
+from kube_objects import SETTINGS, start
 from penstock.engine.types import File
 from penstock.kube.transports import (
     CannotStart,
@@ -142,7 +142,7 @@ def test_containers_that_a_template_runs_beside_the_step_make_it_a_sidecar(
 
 def test_many_containers_share_what_a_pod_may_say() -> None:
     many = {"spec": {"containers": [{"name": f"c{i}", "image": "c:1"} for i in range(5)]}}
-    small = {"outputs": {"s": {"type": "string", "maxBytes": 300}}}
+    small: dict[str, Any] = {"outputs": {"s": {"type": "string", "maxBytes": 300}}}
     assert chosen(podTemplate=many, **small) == Transport(WayIn.NONE, WayOut.TERMINATION, None, 2_048)
-    large = {"outputs": {"s": {"type": "string", "maxBytes": 400}}}
+    large: dict[str, Any] = {"outputs": {"s": {"type": "string", "maxBytes": 400}}}
     assert chosen(podTemplate=many, **large) == Transport(WayIn.NONE, WayOut.COLLECTOR, CollectorMode.SIDECAR, 1_755)

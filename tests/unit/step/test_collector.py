@@ -232,12 +232,12 @@ def test_asked_to_end_it_still_waits_for_a_step_that_tidies_up(namespace: Callab
     fifo, asked = one.output.with_name("fifo"), one.output.with_name("asked")
     os.mkfifo(fifo)
     os.mkfifo(asked)
-    one.begin(
-        f'(read go < {fifo}; echo rows=5 > "$OUT") & $COLLECT & c=$!; read go < {asked}; kill -TERM $c; wait $c; exit $?'
-    )
+    killed = one.output.with_name("killed")
+    step = f'(read go < {fifo}; echo rows=5 > "$OUT")'
+    one.begin(f"{step} & $COLLECT & c=$!; read go < {asked}; kill -TERM $c; echo > {killed}; wait $c; exit $?")
     until(lambda: sleeps_on_a_pidfd(one))
     asked.write_text("go\n")
-    until(lambda: sleeps_on_a_pidfd(one, descriptors=1))
+    until(lambda: killed.exists() and sleeps_on_a_pidfd(one))
     assert one.message.read_text() == ""
     fifo.write_text("go\n")
     assert one.result() == Result({"rows": 5}, [])
@@ -257,21 +257,15 @@ def collector_pid(one: Running) -> int | None:
     return None
 
 
-def sleeps_on_a_pidfd(one: Running, descriptors: int = 2) -> bool:
+def sleeps_on_a_pidfd(one: Running) -> bool:
+    """Whether it sleeps until a process ends, with no signal left to take."""
     pid = collector_pid(one)
-    if pid is None:
-        return False
     try:
-        call = Path(f"/proc/{pid}/syscall").read_text().split()
-        names = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-        waiting = any("pidfd" in name for name in names) and call[0] != "running"
-        if not waiting or descriptors == 2:
-            return waiting
-        # It has taken SIGTERM: nothing is pending, and its pipe holds the byte that woke it.
-        pending = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("ShdPnd"))
-        return int(pending.split()[1], 16) == 0 and voluntary(pid) > 0
+        files = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line)
     except OSError:
         return False
+    return any("pidfd" in name for name in files) and status["State"][0] == "S" and int(status["ShdPnd"], 16) == 0
 
 
 def voluntary(pid: int) -> int:

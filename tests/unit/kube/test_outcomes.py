@@ -1,0 +1,438 @@
+"""What pods say about attempts, each told as the kubelet, the scheduler and people would have it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from kube_objects import NOON, SETTINGS, Reported
+from penstock.engine.types import AttemptId, AttemptPhase, Observation
+from penstock.kube.manifests import job
+from penstock.kube.outcomes import Look, NeedsLog, Seen, observe
+from penstock.kube.podstate import needs_ending
+from penstock.kube.transports import CollectorMode, PodSettings, declared_outputs
+from penstock.step import collector
+from penstock.step.collector import InLog
+
+ID = AttemptId("train", -1, 1)
+SHARED = PodSettings(collector_image="penstock:1", collector_mode=CollectorMode.SHARED)
+ROWS: dict[str, Any] = {"outputs": {"rows": "number"}}
+JSON: dict[str, Any] = {"outputs": {"table": "json"}}
+
+
+def look(told: Reported, **fields: Any) -> Seen:
+    attempt = told.attempt
+    given = {"now": NOON + 11, "job": job(attempt), "pod": told.pod, **fields}
+    return observe(Look(id=attempt.start.id, declared=declared_outputs(attempt.step), **given))
+
+
+def end(told: Reported, **fields: Any) -> tuple[str | None, int | None, str]:
+    """Reason, exit code and message of an attempt that has ended."""
+    seen = look(told, **fields)
+    assert seen.needs is None
+    assert seen.observation.phase is AttemptPhase.ENDED, seen
+    return seen.observation.reason, seen.observation.exit_code, seen.observation.message or ""
+
+
+def waits(told: Reported, **fields: Any) -> Seen:
+    """What is seen of an attempt that has not ended."""
+    seen = look(told, **fields)
+    assert seen.observation.phase is AttemptPhase.RUNNING, seen
+    return seen
+
+
+# --- before it runs ---------------------------------------------------------------------------------
+
+
+def pending(told: Reported, **fields: Any) -> tuple[str | None, str]:
+    seen = look(told, **fields)
+    assert seen.observation.phase is AttemptPhase.PENDING
+    return seen.observation.reason, seen.observation.message or ""
+
+
+def test_a_pod_that_was_just_made_is_pending() -> None:
+    assert pending(Reported()) == (None, "")
+    assert pending(Reported().waiting("ContainerCreating")) == (None, "")
+
+
+def test_an_unschedulable_pod_tells_what_the_scheduler_says() -> None:
+    message = "0/1 nodes are available: 1 Insufficient cpu."
+    told = Reported().condition("PodScheduled", "False", reason="Unschedulable", message=message)
+    assert pending(told) == ("Unschedulable", f"no node takes its pod yet: {message}")
+
+
+def test_an_image_that_cannot_be_pulled_is_told_in_one_sentence_however_the_kubelet_puts_it() -> None:
+    detail = 'failed to pull and unpack image "img:1": not found'
+    one = pending(Reported().waiting("ErrImagePull", detail))
+    assert one == ("ImagePullFailed", f'image "img:1" cannot be pulled: {detail}')
+    assert one == pending(
+        Reported().waiting("ImagePullBackOff", f'Back-off pulling image "img:1": ErrImagePull: {detail}')
+    )
+    old = Reported().waiting("ImagePullBackOff", 'Back-off pulling image "img:1"')
+    assert pending(old) == ("ImagePullFailed", 'image "img:1" cannot be pulled')
+    name = Reported().waiting("InvalidImageName", "couldn't parse image name")
+    assert (
+        pending(name)[1]
+        == 'image "img:1" cannot be pulled: that is not the name of an image (couldn\'t parse image name)'
+    )
+
+
+def test_a_missing_secret_is_waited_for() -> None:
+    told = Reported().waiting("CreateContainerConfigError", 'secret "s" not found')
+    assert pending(told) == ("ConfigMissing", 'waits for what its container needs: secret "s" not found')
+
+
+def test_an_image_that_wants_to_be_root_never_heals() -> None:
+    message = 'container has runAsNonRoot and image will run as root (pod: "x_y(1)", container: step)'
+    reason, code, said = end(Reported().waiting("CreateContainerConfigError", message))
+    assert (reason, code) == ("StepError", None)
+    assert said.startswith(
+        "spec.steps[train].image: container has runAsNonRoot and image will run as root; steps never run as root: set"
+    )
+
+
+def test_a_collector_whose_image_cannot_be_pulled_is_named() -> None:
+    told = (
+        Reported(**JSON)
+        .waiting("PodInitializing")
+        .container("collector", init=True, waiting={"reason": "ErrImagePull", "message": "no such host"})
+    )
+    assert pending(told) == ("ContainerNotCreated", "waits for its init container collector: no such host")
+
+
+def test_without_a_pod_its_job_is_asked() -> None:
+    told = Reported()
+    the_job = job(told.attempt)
+    assert look(told, pod=None, job=None).observation == Observation(ID, AttemptPhase.LOST)
+    assert pending(told, pod=None) == (None, "")
+    suspended = {**the_job, "spec": {**the_job["spec"], "suspend": True}}
+    assert pending(told, pod=None, job=suspended)[0] == "Suspended"
+    assert end(told, pod=None, gone=True) == ("Disrupted", None, "its pod was deleted")
+    ordinary = job(Reported(PodSettings(managed=False)).attempt)
+    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "m"}
+    reason, _, message = end(told, pod=None, job={**ordinary, "status": {"conditions": [failed]}})
+    assert (reason, message) == ("Disrupted", "the Job failed without a pod: m")
+
+
+def test_a_running_step_began_when_its_container_did() -> None:
+    assert look(Reported().running()) == Seen(Observation(ID, AttemptPhase.RUNNING, started_at=NOON))
+
+
+# --- exit code 0 ------------------------------------------------------------------------------------
+
+
+def test_success_is_final_as_soon_as_the_container_has_ended() -> None:
+    seen = look(Reported().running().terminated())
+    assert seen == Seen(Observation(ID, AttemptPhase.ENDED, started_at=NOON, finished_at=NOON + 10, exit_code=0))
+
+
+@pytest.mark.parametrize("text", ["rows=5\n", "rows=4\nrows=5", '{"rows": 5}', "rows<<E\n5\nE\n"])
+def test_the_termination_message_is_read_in_every_form(text: str) -> None:
+    seen = look(Reported(**ROWS).terminated(message=text)).observation
+    assert (seen.reason, seen.outputs) == (None, {"rows": 5})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", 'output "rows" was not written: append `rows=VALUE` to $PENSTOCK_OUTPUT'),
+        ("rows=many\n", 'output "rows": wanted a number, got the string "many"'),
+        ("rwos\n", '$PENSTOCK_OUTPUT line 1: "rwos" is neither name=value nor name<<END'),
+        ("Error on reading termination log /x: bad", "Error on reading termination log /x: bad"),
+    ],
+)
+def test_wrong_outputs_are_invalid_with_every_problem(text: str, problem: str) -> None:
+    assert end(Reported(**ROWS).terminated(message=text)) == ("InvalidOutputs", 0, problem)
+
+
+def test_undeclared_outputs_are_noticed_where_none_are_declared() -> None:
+    reason, _, message = end(Reported().terminated(message="rows=1\n"))
+    assert (reason, message) == (
+        "InvalidOutputs",
+        'output "rows" is not declared: the step declares no outputs',
+    )
+
+
+def kept(text: str) -> str:
+    """What the kubelet keeps of a file."""
+    return text.encode()[-4_096:].decode(errors="replace")
+
+
+@pytest.mark.parametrize("shift", range(9))
+def test_a_step_that_wrote_its_progress_too_often_for_the_message_still_gives_its_last_word(shift: int) -> None:
+    # The lines have nine bytes, so that the cut goes through each place of one.
+    text = "".join(f"rows={number}\n" for number in range(1_000)) + "\n" * shift
+    seen = look(Reported(**ROWS).terminated(message=kept(text))).observation
+    assert (seen.reason, seen.outputs) == (None, {"rows": 999})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"rows": ' + " " * 5_000 + "5}",
+        "rows<<E\n5\nE\nnote=" + "ä" * 3_000,
+        "rows<<E\n" + "rows=7\n" * 1_000 + "E\n",
+        "rows=" + "0" * 5_000,
+    ],
+)
+def test_what_was_cut_is_never_taken_for_the_whole(text: str) -> None:
+    reason, _, message = end(Reported(**ROWS).terminated(message=kept(text)))
+    assert reason == "InvalidOutputs"
+    assert message.startswith("$PENSTOCK_OUTPUT holds 4,096 bytes or more, not all of which were kept")
+
+
+def test_where_containers_share_the_room_half_a_number_is_no_number() -> None:
+    others = {"spec": {"containers": [{"name": f"c{i}", "image": "c:1"} for i in range(5)]}}
+    told = Reported(podTemplate=others, **ROWS)
+    text = "\n" * 2_040 + "rows=123456789\n"
+    reason, _, message = end(told.terminated(message=text[:2_048]))
+    assert reason == "InvalidOutputs"
+    assert "2,048 bytes" in message
+    assert look(told.terminated(message="rows=123456789\n")).observation.outputs == {"rows": 123456789}
+
+
+# --- other exit codes -------------------------------------------------------------------------------
+
+
+def test_a_failure_waits_for_the_pods_end_and_then_tells_the_last_line_of_the_log() -> None:
+    told = Reported().running().terminated(3, "Traceback:\n  x\nValueError: no rows\n\n")
+    assert waits(told) == Seen(Observation(ID, AttemptPhase.RUNNING, started_at=NOON))
+    assert end(told.failed()) == (None, 3, "ValueError: no rows")
+
+
+def test_of_a_failed_step_with_small_outputs_the_log_is_asked_for_and_sound_outputs_are_kept() -> None:
+    told = Reported(outputs={"rows": "number", "on": "boolean"}).terminated(3, "rows=5\non=maybe\n").failed()
+    asked = waits(told)
+    assert asked.needs == NeedsLog("step", tail_lines=20)
+    seen = look(told, log="on=true\nboom\n").observation
+    assert (seen.reason, seen.exit_code, seen.message, seen.outputs) == (None, 3, "boom", {"rows": 5})
+    assert look(told, log="").observation.message is None
+
+
+def test_out_of_memory_names_the_limit_at_once() -> None:
+    told = Reported(resources={"limits": {"memory": "64Mi"}}).running().terminated(137, reason="OOMKilled")
+    message = "out of memory: killed at its limit of 64Mi (spec.steps[train].resources.limits.memory)"
+    assert end(told) == ("StepFailed", 137, message)
+    assert "no limit of its own" in end(Reported().terminated(137, reason="OOMKilled"))[2]
+
+
+RUNC = "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        (
+            'unable to start container process: exec: "nope": executable file not found in $PATH: unknown',
+            ("StepFailed", 127, 'spec.steps[train].command: there is no such program in the image: "nope": executable'),
+        ),
+        (
+            'unable to start container process: exec: "/app/x": stat /app/x: no such file or directory: unknown',
+            ("StepFailed", 127, "spec.steps[train].command: there is no such program in the image"),
+        ),
+        (
+            'unable to start container process: exec: "/app/x": permission denied: unknown',
+            ("StepFailed", 126, "spec.steps[train].command: the image cannot run this program"),
+        ),
+        (
+            "error mounting /var/x to rootfs: no such file or directory: unknown",
+            ("StepError", 128, "its container could not be started: failed to create containerd task"),
+        ),
+    ],
+)
+def test_a_container_that_could_not_be_started_blames_whom_it_should(
+    message: str, wanted: tuple[str, int, str]
+) -> None:
+    reason, code, said = end(Reported().terminated(128, RUNC + message, reason="StartError"))
+    assert (reason, code) == wanted[:2]
+    assert said.startswith(wanted[2])
+
+
+# --- the platform ends pods -------------------------------------------------------------------------
+
+
+def test_the_deadline_is_the_steps_own_timeout() -> None:
+    late = "Pod was active on the node longer than the specified deadline"
+    told = Reported(timeout=30).running().terminated(143, at=NOON + 30).failed("DeadlineExceeded", late)
+    assert end(told) == ("TimedOut", 143, "took longer than timeoutSeconds: 30")
+    pulling = Reported(timeout=30).waiting("ErrImagePull", "x").failed("DeadlineExceeded", late)
+    assert end(pulling) == ("TimedOut", None, "took longer than timeoutSeconds: 30")
+
+
+def test_a_pod_that_the_operator_had_ended_did_not_time_out() -> None:
+    told = Reported(SHARED, **JSON).terminated(3, "boom").terminated(name="collector", message='{"outputs":{}}')
+    told.failed("DeadlineExceeded", "Pod was active")
+    told.pod["metadata"]["annotations"]["penstock.dev/ended"] = "true"
+    assert end(told) == (None, 3, "boom")
+
+
+@pytest.mark.parametrize("reason", ["EvictionByEvictionAPI", "PreemptionByScheduler", "DeletionByTaintManager"])
+def test_a_step_killed_after_the_platform_chose_its_pod_was_disrupted(reason: str) -> None:
+    told = Reported().running().condition("DisruptionTarget", reason=reason, message="why", at=NOON + 5)
+    killed = told.terminated(143, at=NOON + 6)
+    assert end(killed) == ("Disrupted", 143, f"its pod was ended by the platform ({reason}): why")
+
+
+def test_a_step_that_had_failed_before_its_pod_was_chosen_failed_by_itself() -> None:
+    told = Reported().terminated(3, "boom", at=NOON + 4)
+    told.condition("DisruptionTarget", reason="EvictionByEvictionAPI", at=NOON + 5)
+    assert end(told) == (None, 3, "boom")
+
+
+def test_a_step_that_the_kubelet_evicted_is_told_only_with_the_pods_end() -> None:
+    told = Reported().running().terminated(137, at=NOON + 4)
+    waits(told)
+    told.condition("DisruptionTarget", reason="TerminationByKubelet", message="The node was low on memory", at=NOON + 6)
+    told.failed("Evicted", "The node was low on memory")
+    assert end(told) == (
+        "Disrupted", 137, "its pod was ended by the platform (TerminationByKubelet): The node was low on memory",
+    )  # fmt: skip
+
+
+def test_success_in_spite_of_a_disruption_is_success() -> None:
+    told = Reported(**ROWS).condition("DisruptionTarget", reason="EvictionByEvictionAPI", at=NOON + 1)
+    assert look(told.terminated(message="rows=1\n").deleted(NOON + 1)).observation.outputs == {"rows": 1}
+
+
+@pytest.mark.parametrize("reason", ["Evicted", "OutOfcpu", "NodeAffinity", "UnexpectedAdmissionError", "Terminated"])
+def test_a_pod_that_a_node_refused_or_dropped_is_tried_again(reason: str) -> None:
+    assert end(Reported().failed(reason, "no room"))[:2] == ("Disrupted", None)
+
+
+def test_a_pod_that_no_node_of_its_kind_can_run_is_an_error() -> None:
+    assert end(Reported().failed("SysctlForbidden", "forbidden sysctl"))[0] == "StepError"
+
+
+def test_an_init_container_of_the_template_that_failed_is_named() -> None:
+    told = Reported(podTemplate={"spec": {"initContainers": [{"name": "fetch", "image": "f:1"}]}})
+    told.terminated(2, "404\n", name="fetch", init=True).waiting("PodInitializing").failed()
+    assert end(told) == ("StepError", None, "its init container fetch of podTemplate failed: exit code 2: 404")
+
+
+def test_a_deleted_pod_is_disrupted_and_a_failure_before_it_is_not() -> None:
+    killed = Reported().running().deleted(NOON + 5).terminated(143, at=NOON + 6)
+    assert end(killed) == ("Disrupted", 143, "its pod was deleted while it ran")
+    before = Reported().running().terminated(3, "boom", at=NOON + 4).deleted(NOON + 5)
+    assert look(before, gone=True).observation.reason is None
+    assert end(Reported().running(), gone=True) == ("Disrupted", None, "its pod was deleted")
+
+
+def test_a_pod_on_a_lost_node_is_given_up_some_time_after_its_grace_period() -> None:
+    told = Reported().running()
+    told.condition("DisruptionTarget", reason="DeletionByTaintManager", message="taint", at=NOON).deleted(
+        NOON, grace=30
+    )
+    told.pod["spec"]["nodeName"] = "n1"
+    assert waits(told, now=NOON + 89).again_at == NOON + 90
+    reason, _, message = end(told, now=NOON + 90)
+    assert reason == "Disrupted"
+    assert message.startswith("its node n1 is lost: its pod was ended by the platform (DeletionByTaintManager)")
+
+
+# --- with a collector -------------------------------------------------------------------------------
+
+
+def test_outputs_come_with_the_collectors_message_and_not_before() -> None:
+    told = Reported(SHARED, **JSON).terminated().running("collector")
+    assert waits(told).again_at == NOON + 40
+    told.terminated(message='{"outputs":{"table":[1]}}', name="collector")
+    seen = look(told).observation
+    assert (seen.reason, seen.exit_code, seen.outputs, seen.finished_at) == (None, 0, {"table": [1]}, NOON + 10)
+
+
+def test_a_sidecars_message_is_found_among_the_init_containers() -> None:
+    told = Reported(SETTINGS, **JSON).running("collector", init=True).terminated()
+    assert waits(told, now=NOON + 1_000).again_at is None  # the kubelet ends it
+    told.terminated(message='{"outputs":{"table":{}},"problems":["p","q"]}', name="collector", init=True)
+    seen = look(told).observation
+    assert (seen.reason, seen.message, seen.outputs) == ("InvalidOutputs", "p; q", {"table": {}})
+
+
+def test_large_outputs_are_read_from_the_collectors_log(capsys: pytest.CaptureFixture[str]) -> None:
+    data = b'{"outputs":{"table":"%s"}}' % (b"x" * 9_000)
+    message = collector._to_log(data).decode()
+    log = capsys.readouterr().out
+    told = Reported(SHARED, **JSON).terminated().terminated(message=message, name="collector")
+    needs = NeedsLog("collector", InLog(len(data), hashlib.sha256(data).hexdigest()))
+    assert waits(told).needs == needs
+    assert look(told, log=log).observation.outputs == {"table": "x" * 9_000}
+    # The runtime may still be writing it.
+    again = waits(told, log="")
+    assert (again.needs, again.again_at) == (needs, NOON + 12)
+    reason, _, said = end(told, log="", now=NOON + 60)
+    assert (reason, said) == (
+        "StepError",
+        "its outputs were lost: the collector's log holds 0 of its lines: it was cut or rotated away",
+    )
+    assert end(told, log="", gone=True)[0] == "Disrupted"
+
+
+def test_a_collector_that_waits_for_a_step_that_wrote_nothing_is_not_waited_for_long() -> None:
+    told = Reported(SHARED, **JSON).terminated().running("collector", at=NOON + 9)
+    assert waits(told, now=NOON + 39).again_at == NOON + 40
+    reason, code, message = end(told, now=NOON + 40)
+    assert (reason, code) == ("InvalidOutputs", 0)
+    assert message == 'output "table" was not written: append `table=VALUE` to $PENSTOCK_OUTPUT'
+    assert needs_ending(told.pod)
+    told.container("debug-1", running={})
+    told.pod["status"]["ephemeralContainerStatuses"] = [{"name": "debug", "state": {"running": {}}}]
+    waits(told, now=NOON + 1_000)  # somebody looks around, and looks like the step
+
+
+def test_a_step_that_failed_before_the_collector_saw_it_is_told_apart_soon() -> None:
+    told = Reported(SHARED, **JSON).terminated(3, "boom").running("collector")
+    assert waits(told, now=NOON + 14).again_at == NOON + 15
+    assert end(told, now=NOON + 15) == (None, 3, "boom")
+    assert needs_ending(told.pod)
+
+
+def test_of_a_failed_step_what_the_collector_found_sound_is_kept() -> None:
+    told = Reported(SHARED, **JSON).terminated(3, "boom")
+    told.terminated(message='{"outputs":{"table":1},"problems":["x"]}', name="collector").failed()
+    seen = look(told).observation
+    assert (seen.reason, seen.exit_code, seen.message, seen.outputs) == (None, 3, "boom", {"table": 1})
+    told.terminated(message="nonsense", name="collector")
+    assert look(told).observation.outputs == {}
+
+
+def test_a_collector_that_failed_or_was_killed_is_the_platforms_fault() -> None:
+    told = Reported(SHARED, **JSON).terminated()
+    told.terminated(137, reason="OOMKilled", name="collector")
+    assert end(told) == ("StepError", 0, "its outputs were not collected: exit code 137 (OOMKilled)")
+    told.condition("DisruptionTarget", reason="EvictionByEvictionAPI", message="why")
+    assert end(told)[0] == "Disrupted"
+    assert end(Reported(SHARED, **JSON).terminated().terminated(message="hm", name="collector"))[0] == "StepError"
+    assert end(Reported(SHARED, **JSON).terminated().running("collector"), gone=True) == (
+        "Disrupted", 0, "its pod was deleted, before its outputs were collected",
+    )  # fmt: skip
+
+
+def test_a_collector_whose_image_is_missing_says_so_while_it_is_waited_for() -> None:
+    told = Reported(SHARED, **JSON).terminated().waiting("ImagePullBackOff", "no such image", name="collector")
+    assert waits(told).observation.message == "its outputs wait for their collector: no such image"
+
+
+# --- afterwards -------------------------------------------------------------------------------------
+
+
+def test_a_pod_needs_ending_only_if_something_in_it_would_go_on() -> None:
+    assert not needs_ending(Reported().terminated().pod)
+    assert not needs_ending(Reported(SHARED, **JSON).terminated().terminated(name="collector").pod)
+    assert not needs_ending(Reported().failed().pod)
+    assert not needs_ending(Reported().running().deleted(NOON).pod)
+    assert needs_ending(Reported().waiting("CreateContainerConfigError", "x").pod)
+    assert needs_ending(Reported().terminated().running("proxy").pod)
+
+
+def test_a_template_container_that_runs_on_does_not_hold_up_a_failure() -> None:
+    told = Reported(podTemplate={"spec": {"containers": [{"name": "proxy", "image": "p:1"}]}})
+    told.terminated(3, "boom").running("proxy")
+    assert waits(told, now=NOON + 14).again_at == NOON + 15
+    assert end(told, now=NOON + 15) == (None, 3, "boom")
+
+
+def test_messages_have_a_bound() -> None:
+    seen = look(Reported().terminated(3, "x" * 5_000).failed()).observation
+    assert len(seen.message or "") == 4_096
