@@ -270,7 +270,7 @@ async def test_kopf_watches_on_our_session_and_goes_on_after_it_was_closed(
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    settings.watching.server_timeout = 1  # a closed session does not end a watch: its next one finds out
+    settings.watching.inactivity_timeout = 2  # a closed session does not end a watch, it freezes
     stop = asyncio.Event()
     operator = asyncio.create_task(
         kopf.operator(registry=registry, settings=settings, standalone=True, namespaces=[namespace], stop_flag=stop)

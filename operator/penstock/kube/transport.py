@@ -179,6 +179,10 @@ class Transport:
                 yield chunk
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"{call}: broke off: {error}") from error
+        except RuntimeError as error:
+            if not connection.session.closed:
+                raise
+            raise Unreachable(f"{call}: the session was closed") from error
         finally:
             response.close()
 
