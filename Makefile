@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 READY := $(VENV)/.ready
-COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-header --quiet --upgrade
 
 .PHONY: help demo test lint format e2e bench generate verify image lock clean
@@ -51,8 +51,9 @@ image: ## Build the container image
 	@echo "make image: there is no operator or gateway in this version to put into an image" >&2; exit 1
 
 lock: $(READY) ## Pin all dependencies anew, with hashes, for every platform
-	@$(COMPILE) --group dev --extra operator --output-file requirements.lock
-	@$(COMPILE) --extra operator --extra gateway --output-file requirements-operator.lock
+	@$(COMPILE) --group dev --extra operator --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --extra operator --extra gateway --output-file requirements-operator.lock pyproject.toml
+	@echo 'hatchling>=1.27' | $(COMPILE) --output-file requirements-build.lock -
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) .penstock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

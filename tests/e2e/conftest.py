@@ -24,6 +24,7 @@ from e2e.kubectl import Kubectl
 from e2e.manifests import CRDS
 
 CRD_SECONDS = 60
+NAMESPACE_SECONDS = 60
 RESTRICTED = {
     "pod-security.kubernetes.io/enforce": "restricted",
     "pod-security.kubernetes.io/enforce-version": "latest",
@@ -84,6 +85,12 @@ def namespace(cluster_kubectl: Kubectl) -> Iterator[str]:
     """A fresh namespace that enforces Pod Security `restricted`, deleted afterwards."""
     name = f"e2e-{secrets.token_hex(4)}"
     cluster_kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+
+    def admits_pods() -> bool:
+        # The controller manager makes it a moment later, and no pod is admitted before.
+        return cluster_kubectl.attempt("get", "serviceaccount", "default", "--namespace", name)[0] == 0
+
+    wait_until(admits_pods, timeout=NAMESPACE_SECONDS, what=f"the service account of the namespace {name}")
     yield name
     # Whoever wants to see that nothing is left behind waits for it; others need not.
     cluster_kubectl("delete", "namespace", name, "--wait=false")

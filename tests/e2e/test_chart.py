@@ -48,7 +48,7 @@ PERMISSIONS = {
     ("penstock.dev", "executions/status"): "patch update",
     ("batch", "jobs"): "create delete get list watch",
     ("batch", "jobs/status"): "patch update",
-    ("", "pods"): "create delete get list watch",
+    ("", "pods"): "create delete get list patch watch",
     ("", "pods/log"): "get",
     ("", "configmaps"): "create delete get",
     ("apps", "controllerrevisions"): "create delete get list watch",

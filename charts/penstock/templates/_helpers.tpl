@@ -101,9 +101,10 @@ capabilities:
 - apiGroups: [batch]
   resources: [jobs/status]
   verbs: [patch, update]
+# Pods are ended by their deadline, which keeps their logs.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete]
 # Values that do not fit a termination message are read from the collector's log.
 - apiGroups: [""]
   resources: [pods/log]

@@ -139,7 +139,8 @@ def wait_for_answer(
 
     def answered() -> bool:
         processes.require(*watched)
-        return text in (ask(layout, path) or "\0")
+        answer = ask(layout, path)
+        return answer is not None and text in answer
 
     wait_until(answered, timeout=READY_SECONDS, what=f"{what}; the logs are in {layout.logs}")
 

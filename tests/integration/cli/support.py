@@ -110,6 +110,10 @@ class Running:
         return Ended(code, self._out.read_text(encoding="utf-8"), self.err)
 
 
+_NOT_HANDED_ON = frozenset({"PENSTOCK_HOME", "NO_COLOR", "COLUMNS", "LINES"})
+"""Variables that would change what is printed; xdist sets the last two for its workers."""
+
+
 class Cli:
     """A folder with manifests, and `penstock` in it.
 
@@ -122,7 +126,7 @@ class Cli:
         self.home = folder / "home"
         self._started = 0
         self._env = {
-            **{name: value for name, value in os.environ.items() if name not in {"PENSTOCK_HOME", "NO_COLOR"}},
+            **{name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON},
             _MARK: str(folder),
         }
 

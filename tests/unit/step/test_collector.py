@@ -157,7 +157,7 @@ class InNamespace(Running):
     def begin(self, script: str) -> InNamespace:
         """Run `script` as the sandbox's pid 1; `$COLLECT` in it is the collector's command."""
         collect = " ".join(self.command)
-        command = ["unshare", "-p", "-f", "--mount-proc", "/bin/sh", "-c", script]
+        command = ["unshare", "-p", "-f", "--kill-child", "--mount-proc", "/bin/sh", "-c", script]
         env = {**self.env, "COLLECT": collect, "OUT": str(self.output)}
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
         return self
