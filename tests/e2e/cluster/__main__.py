@@ -99,8 +99,8 @@ def _parser() -> argparse.ArgumentParser:
         "--no-node", action="store_true", help="without containerd and kubelet: objects and fake nodes only"
     )
     start.add_argument(
-        "--controller-manager-qps", type=int, default=cluster.CONTROLLER_MANAGER_QPS, metavar="N",
-        help="requests a second that the controller manager may make (default: %(default)s, as shipped)",
+        "--controller-manager-qps", type=int, metavar="N",
+        help=f"requests a second that the controller manager may make (as shipped: {cluster.CONTROLLER_MANAGER_QPS})",
     )  # fmt: skip
     command("down", _down, "end what `up` started, and remove its state")
     command("status", _status, "say what runs; ends with 1 if the cluster does not work")

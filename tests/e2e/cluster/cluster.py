@@ -112,13 +112,14 @@ def problems(layout: Layout) -> list[str]:
     return found
 
 
-def up(layout: Layout, *, with_node: bool = True, controller_manager_qps: int = CONTROLLER_MANAGER_QPS) -> Cluster:
+def up(layout: Layout, *, with_node: bool = True, controller_manager_qps: int | None = None) -> Cluster:
     """Start a cluster, or use the one that runs already or that KUBECONFIG names.
 
     Args:
         layout: Its folders.
         with_node: With containerd and a kubelet; without, it takes objects and fake nodes only.
-        controller_manager_qps: Requests a second that the controller manager may make.
+        controller_manager_qps: Requests a second that the controller manager may make; None for what is usual, or what
+            the cluster that runs already has.
 
     Raises:
         ClusterError: It could not be had; nothing of it is left running then, but the logs are.
@@ -128,17 +129,17 @@ def up(layout: Layout, *, with_node: bool = True, controller_manager_qps: int = 
         return named
     require_linux_root()
     with _locked(layout):
-        settings = {"node": with_node, "controllerManagerQps": controller_manager_qps}
-        if layout.marker.exists() and not _replace(layout, settings):
+        if layout.marker.exists() and not _replace(layout, with_node=with_node, qps=controller_manager_qps):
             return Cluster(kubeconfig=layout.kubeconfig, layout=layout)
         packages.install(
             CONTROL_PLANE_PACKAGES | (NODE_PACKAGES if with_node else {"ip": "iproute2", "iptables": "iptables"})
         )
         kube = builds.kubernetes(layout.cache)
         _require_free_ports(with_node=with_node)
-        _make_state(layout, settings)
+        qps = controller_manager_qps or CONTROLLER_MANAGER_QPS
+        _make_state(layout, {"node": with_node, "controllerManagerQps": qps})
         try:
-            _start(layout, kube, with_node=with_node, controller_manager_qps=controller_manager_qps)
+            _start(layout, kube, with_node=with_node, controller_manager_qps=qps)
         except BaseException:
             _stop(layout)
             raise
@@ -195,11 +196,11 @@ def _remove(layout: Layout) -> None:
     shutil.rmtree(layout.state)
 
 
-def _replace(layout: Layout, settings: Mapping[str, object]) -> bool:
+def _replace(layout: Layout, *, with_node: bool, qps: int | None) -> bool:
     """Whether to start anew in a folder where a cluster is or was; it is stopped and removed then."""
     found = json.loads(layout.marker.read_text())
     # One with a node does whatever one without does.
-    fits = found["controllerManagerQps"] == settings["controllerManagerQps"] and (found["node"] or not settings["node"])
+    fits = qps in {None, found["controllerManagerQps"]} and (found["node"] or not with_node)
     wrong = problems(layout)
     if fits and not wrong:
         return False
