@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+IMAGE ?= penstock:dev
 UV_VERSION := 0.13.8
 READY := $(VENV)/.ready
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -44,11 +45,13 @@ verify: $(READY) ## Fail if generated files are not what `make generate` writes
 bench: $(READY) ## Measure; the figures belong in docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
 
-e2e: ## Test on a real cluster
-	@echo "make e2e: there is no Kubernetes adapter in this version; 'make test' runs everything there is" >&2; exit 1
+e2e: $(READY) ## Test on a real cluster: KUBECONFIG's, or one started here (root, Debian)
+	@$(BIN)/python -m pytest tests/e2e
 
-image: ## Build the container image
-	@echo "make image: there is no operator or gateway in this version to put into an image" >&2; exit 1
+image: ## Build the container image; IMAGE=name, BASE=image to build on
+	@builder=$$(command -v docker || command -v podman || command -v buildah) || \
+	  { echo "make image needs docker, podman or buildah" >&2; exit 1; }; \
+	"$$builder" build $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(IMAGE) .
 
 lock: $(READY) ## Pin all dependencies anew, with hashes, for every platform
 	@$(COMPILE) --group dev --extra operator --output-file requirements.lock pyproject.toml

@@ -29,6 +29,12 @@ class Reason(StrEnum):
     EXPRESSION_ERROR = "ExpressionError"
     TOO_MANY_ITEMS = "TooManyItems"
     ITEMS_FAILED = "ItemsFailed"
+    # What an attempt waits for that is not running yet; all of it may heal
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONFIG_MISSING = "ConfigMissing"
+    CONTAINER_NOT_CREATED = "ContainerNotCreated"
+    REFUSED = "Refused"
     # How executions end
     SUCCEEDED = "Succeeded"
     INVALID_INPUTS = "InvalidInputs"
@@ -61,6 +67,11 @@ MEANING: dict[Reason, tuple[str, str]] = {
     _R.EXPRESSION_ERROR: ("step, execution", "An expression could not be evaluated with the values it met."),
     _R.TOO_MANY_ITEMS: ("step", "The fan-out has more items than one step may have."),
     _R.ITEMS_FAILED: ("step, execution", "Items of the fan-out failed; the message names the first."),
+    _R.UNSCHEDULABLE: ("step", "No node takes its pod yet."),
+    _R.IMAGE_PULL_FAILED: ("step", "Its image cannot be pulled; the node tries again."),
+    _R.CONFIG_MISSING: ("step", "A ConfigMap or Secret that its container needs is not there yet."),
+    _R.CONTAINER_NOT_CREATED: ("step", "Its container cannot be created; the node tries again."),
+    _R.REFUSED: ("step", "The API server does not take its Job or Pod yet: a quota is used up, or admission refuses."),
     _R.SUCCEEDED: ("step, execution", "All went well."),
     _R.INVALID_INPUTS: ("step, execution", "An input is missing, unknown or of the wrong type. Nothing was started."),
     _R.INPUTS_TOO_LARGE: ("step, execution", "The input values are together over the limit. Nothing was started."),
@@ -70,7 +81,7 @@ MEANING: dict[Reason, tuple[str, str]] = {
     _R.INVALID_PIPELINE: ("execution", "The pipeline cannot run; the message says why. Nothing was started."),
     _R.PENDING: ("execution", "Nothing was started yet."),
     _R.RUNNING: ("execution", "Steps are running or waiting."),
-    _R.SUSPENDED: ("execution", "`spec.suspend` is true: nothing new is started."),
+    _R.SUSPENDED: ("step, execution", "`spec.suspend` of the execution, or of the Job, is true: nothing is started."),
 }
 """Reason to (where it is used, what it means)."""
 

@@ -293,7 +293,9 @@ class KubeAttempts:
             message = f"took longer than timeoutSeconds: {timeout}; it was refused to the end: {error.message}"
             self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.TIMED_OUT), message=message))
         else:
-            self._tell(run, Observation(run.id, AttemptPhase.PENDING, reason="Refused", message=error.message))
+            self._tell(
+                run, Observation(run.id, AttemptPhase.PENDING, reason=str(Reason.REFUSED), message=error.message)
+            )
             loop = asyncio.get_running_loop()
             run.timer = loop.call_later(REFUSED_SECONDS, lambda: self._spawn(self._create_again(run)))
 
@@ -329,7 +331,11 @@ class KubeAttempts:
         if seen.again_at is not None:
             delay = max(0.05, seen.again_at - self._clock.now())
             run.timer = asyncio.get_running_loop().call_later(delay, self._judge, run)
-        if seen.observation.phase is AttemptPhase.PENDING and run.seen is not None and run.seen.reason == "Refused":
+        if (
+            seen.observation.phase is AttemptPhase.PENDING
+            and run.seen is not None
+            and run.seen.reason == Reason.REFUSED
+        ):
             return
         self._tell(run, seen.observation)
 

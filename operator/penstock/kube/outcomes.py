@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any, Final
 
 from penstock.api.base import MAX_MESSAGE
@@ -28,16 +27,6 @@ LOG_SECONDS: Final = 15.0
 """How long the end of a log may take to get to where it can be read."""
 TAIL_LINES: Final = 20
 """Lines to read of the log of a step that failed; its last one becomes the message."""
-
-
-class Waiting(StrEnum):
-    """Reasons of attempts that are not running yet; all of them may heal."""
-
-    SUSPENDED = "Suspended"
-    UNSCHEDULABLE = "Unschedulable"
-    IMAGE_PULL_FAILED = "ImagePullFailed"
-    CONFIG_MISSING = "ConfigMissing"
-    CONTAINER_NOT_CREATED = "ContainerNotCreated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +114,7 @@ def _without_pod(look: Look) -> Seen:
         return Seen(_ended(look, None, Reason.DISRUPTED, "its pod was deleted"))
     if look.job.get("spec", {}).get("suspend"):
         message = "the Job is suspended (spec.suspend): whoever admits Jobs here has not admitted it yet"
-        return Seen(_pending(look, Waiting.SUSPENDED, message))
+        return Seen(_pending(look, Reason.SUSPENDED, message))
     return Seen(_pending(look, None, None))
 
 
@@ -143,20 +132,20 @@ def _not_started(look: Look, pod: Object, waiting: Object, lost_at: float | None
     if reason == "CreateContainerConfigError" and _NEVER.search(message):
         return Seen(_ended(look, None, Reason.STEP_ERROR, _root_image(look, message)))
     if reason in _IMAGE:
-        return Seen(_pending(look, Waiting.IMAGE_PULL_FAILED, _image_problem(pod, reason, message)), again_at=lost_at)
+        return Seen(_pending(look, Reason.IMAGE_PULL_FAILED, _image_problem(pod, reason, message)), again_at=lost_at)
     if reason == "CreateContainerConfigError":
-        return Seen(_pending(look, Waiting.CONFIG_MISSING, f"waits for what its container needs: {message}"))
+        return Seen(_pending(look, Reason.CONFIG_MISSING, f"waits for what its container needs: {message}"))
     if reason in _NOT_CREATED:
-        return Seen(_pending(look, Waiting.CONTAINER_NOT_CREATED, f"its container cannot be created: {message}"))
+        return Seen(_pending(look, Reason.CONTAINER_NOT_CREATED, f"its container cannot be created: {message}"))
     for item in podstate.containers(pod, "initContainerStatuses"):
         held = item.get("state", {}).get("waiting", {})
         if held.get("reason") in _IMAGE | _NOT_CREATED | {"CreateContainerConfigError", "CrashLoopBackOff"}:
             why = held.get("message") or held["reason"]
             message = f"waits for its init container {item['name']}: {why}"
-            return Seen(_pending(look, Waiting.CONTAINER_NOT_CREATED, message), again_at=lost_at)
+            return Seen(_pending(look, Reason.CONTAINER_NOT_CREATED, message), again_at=lost_at)
     scheduled = next((item for item in podstate.conditions(pod) if item["type"] == "PodScheduled"), {})
     if scheduled.get("status") == "False":
-        return Seen(_pending(look, Waiting.UNSCHEDULABLE, f"no node takes its pod yet: {podstate.said(scheduled)}"))
+        return Seen(_pending(look, Reason.UNSCHEDULABLE, f"no node takes its pod yet: {podstate.said(scheduled)}"))
     return Seen(_pending(look, None, None), again_at=lost_at)
 
 
@@ -440,5 +429,5 @@ def _ended(look: Look, done: Object | None, reason: Reason | None, message: str 
     )
 
 
-def _pending(look: Look, reason: Waiting | None, message: str | None) -> Observation:
+def _pending(look: Look, reason: Reason | None, message: str | None) -> Observation:
     return Observation(look.id, AttemptPhase.PENDING, reason=reason, message=message)
