@@ -37,7 +37,9 @@ class JsonFormatter(logging.Formatter):
 @click.option("--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="Instead of the service account.")
 @click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
 def command(kubeconfig: Path | None, context: str | None) -> int:
-    """Run the operator until it gets SIGTERM. All other settings are environment variables, see docs/operator.md."""
+    """Run the operator until it gets SIGTERM. All other settings are environment variables, see
+    docs/reference/operator.md.
+    """
     try:
         import aiohttp  # noqa: F401, PLC0415
         import kopf  # noqa: F401, PLC0415

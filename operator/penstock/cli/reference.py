@@ -10,11 +10,28 @@ import click
 
 from penstock.cli.main import COMMANDS, cli
 from penstock.engine import reasons
+from penstock.kube.settings import PREFIX, OperatorSettings
 
 
 def pages() -> dict[str, str]:
     """File name to content."""
-    return {"status.md": reasons.table(), "cli.md": _commands()}
+    return {"status.md": reasons.table(), "cli.md": _commands(), "operator.md": _settings()}
+
+
+def _settings() -> str:
+    """The operator's settings, as Markdown."""
+    lines = [
+        "# Settings of the operator",
+        "",
+        "Environment variables of `penstock operator`; the chart sets them from its values.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for name, field in OperatorSettings.model_fields.items():
+        default = field.default if not isinstance(field.default, tuple) else ",".join(field.default)
+        lines.append(f"| `{PREFIX}{name.upper()}` | {f'`{default}`' if default != '' else ''} | {field.description} |")
+    return "\n".join(lines) + "\n"
 
 
 def _commands() -> str:

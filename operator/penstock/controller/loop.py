@@ -133,9 +133,9 @@ class Controller:
         self._on_finished = on_finished
         self._on_trouble = on_trouble
 
-    def mark(self, key: str) -> None:
-        """Something may have happened to an execution: look at it."""
-        self.queue.add(key)
+    def mark(self, key: str, *, first: bool = False) -> None:
+        """Something may have happened to an execution: look at it; `first` if an attempt of it has ended."""
+        self.queue.add(key, first=first)
 
     async def run(self) -> None:
         """Work until cancelled.

@@ -19,8 +19,10 @@ class DirtyQueue:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        self._first: deque[str] = deque()
         self._waiting: deque[str] = deque()
         self._dirty: set[str] = set()
+        self._urgent: set[str] = set()
         self._busy: set[str] = set()
         self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
         self._wake = asyncio.Event()
@@ -28,13 +30,21 @@ class DirtyQueue:
     def __len__(self) -> int:
         return len(self._dirty)
 
-    def add(self, key: str) -> None:
-        """Look at a key as soon as possible; if it is being looked at, once more after that."""
-        if key in self._dirty:
+    def add(self, key: str, *, first: bool = False) -> None:
+        """Look at a key as soon as possible; if it is being looked at, once more after that.
+
+        Args:
+            key: the key.
+            first: before all that were added without it: what ends should not stand in line behind what begins.
+        """
+        if key in self._dirty and (not first or key in self._urgent):
             return
         self._dirty.add(key)
+        if first:
+            self._urgent.add(key)
         if key not in self._busy:
-            self._waiting.append(key)
+            # A key may now stand in both lines: the second time it is found to be clean.
+            (self._first if first else self._waiting).append(key)
             self._wake.set()
 
     def add_at(self, key: str, at: float) -> None:
@@ -54,19 +64,23 @@ class DirtyQueue:
 
     async def get(self) -> str:
         """The next key; call `done` with it afterwards."""
-        while not self._waiting:
-            self._wake.clear()
-            await self._wake.wait()
-        key = self._waiting.popleft()
-        self._dirty.discard(key)
-        self._busy.add(key)
-        return key
+        while True:
+            while not self._first and not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            key = (self._first or self._waiting).popleft()
+            if key not in self._dirty or key in self._busy:
+                continue
+            self._dirty.discard(key)
+            self._urgent.discard(key)
+            self._busy.add(key)
+            return key
 
     def done(self, key: str) -> None:
         """A key has been looked at."""
         self._busy.discard(key)
         if key in self._dirty:
-            self._waiting.append(key)
+            (self._first if key in self._urgent else self._waiting).append(key)
             self._wake.set()
 
     def forget(self, key: str) -> None:

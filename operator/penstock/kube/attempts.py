@@ -29,6 +29,9 @@ REFUSED_SECONDS = 5.0
 """How long to wait before asking again for what a quota or an admission controller refused."""
 
 
+_OVER = frozenset({AttemptPhase.ENDED, AttemptPhase.LOST})
+
+
 class Owner(Protocol):
     """Tells of executions."""
 
@@ -82,11 +85,11 @@ class KubeAttempts:
         settings: what the operator's settings say about pods.
         owner: tells of executions.
         clock: the time.
-        notify: called with an execution's uid when there is news of its attempts.
+        notify: called with an execution's uid when there is news of its attempts, and whether one has ended.
     """
 
     def __init__(
-        self, client: Client, settings: PodSettings, owner: Owner, clock: Clock, notify: Callable[[str], None]
+        self, client: Client, settings: PodSettings, owner: Owner, clock: Clock, notify: Callable[[str, bool], None]
     ) -> None:
         self._client = client
         self._settings = settings
@@ -340,12 +343,12 @@ class KubeAttempts:
         self._tell(run, seen.observation)
 
     def _tell(self, run: _Run, seen: Observation) -> None:
-        over = run.seen is not None and run.seen.phase in {AttemptPhase.ENDED, AttemptPhase.LOST}
+        over = run.seen is not None and run.seen.phase in _OVER
         if over or run.seen == seen:
             return
         run.seen = seen
         self._news.setdefault(run.key, {})[run.id] = seen
-        self._notify(run.key)
+        self._notify(run.key, seen.phase in _OVER)
 
     async def _read_log(self, run: _Run, needs: outcomes.NeedsLog) -> None:
         """Read what a judgement needs; an unreadable log is an empty one."""

@@ -101,9 +101,9 @@ class Operator:
         )
         self.synced = False
 
-    def mark(self, key: str) -> None:
-        """Look at an execution."""
-        self.controller.mark(key)
+    def mark(self, key: str, first: bool = False) -> None:
+        """Look at an execution; first of all if an attempt of it has ended."""
+        self.controller.mark(key, first=first)
 
     # What is seen (`watching.Sink`)
 

@@ -1,0 +1,72 @@
+"""The dirty-key queue: many events make one pass, one key is never worked on twice at a time, what ends goes first."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from penstock.controller.queue import DirtyQueue
+
+
+async def drain(queue: DirtyQueue, count: int) -> list[str]:
+    found = []
+    for _ in range(count):
+        key = await asyncio.wait_for(queue.get(), 5)
+        queue.done(key)
+        found.append(key)
+    return found
+
+
+async def test_many_events_of_a_key_make_one_pass_in_the_order_of_the_first() -> None:
+    queue = DirtyQueue(time.time)
+    for key in ("a", "b", "a", "a", "c", "b"):
+        queue.add(key)
+    assert len(queue) == 3
+    assert await drain(queue, 3) == ["a", "b", "c"]
+    assert len(queue) == 0
+
+
+async def test_a_key_that_is_worked_on_waits_for_its_end() -> None:
+    queue = DirtyQueue(time.time)
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add("a")
+    queue.add("b")
+    assert await queue.get() == "b"
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.wait({waiting}, timeout=0.01)
+    assert not waiting.done()
+    queue.done("a")
+    assert await asyncio.wait_for(waiting, 5) == "a"
+
+
+async def test_what_ends_goes_before_what_begins_even_if_it_was_waiting_already() -> None:
+    queue = DirtyQueue(time.time)
+    for key in ("a", "b", "c"):
+        queue.add(key)
+    queue.add("c", first=True)
+    queue.add("d", first=True)
+    assert await drain(queue, 4) == ["c", "d", "a", "b"]
+    queue.add("e")
+    assert await drain(queue, 1) == ["e"]
+
+
+async def test_a_key_keeps_its_precedence_while_it_is_worked_on() -> None:
+    queue = DirtyQueue(time.time)
+    queue.add("a")
+    queue.add("b")
+    assert await queue.get() == "a"
+    queue.add("a", first=True)
+    queue.done("a")
+    assert await drain(queue, 2) == ["a", "b"]
+
+
+async def test_the_earlier_of_two_times_counts_and_a_forgotten_one_does_not() -> None:
+    queue = DirtyQueue(lambda: 0.0)
+    queue.add_at("late", 0.05)
+    queue.add_at("late", 9_999.0)
+    queue.add_at("never", 9_999.0)
+    queue.add_at("gone", 0.01)
+    queue.forget("gone")
+    assert await asyncio.wait_for(queue.get(), 5) == "late"
+    queue.close()
