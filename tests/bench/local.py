@@ -76,7 +76,7 @@ def _rate(work: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    """Print a table. All ways use the disk of the working directory, and take turns, so that a slower hour meets all."""
+    """Print a table. All ways use the disk of the working directory, and take turns, for a fair comparison."""
     HOME.mkdir(exist_ok=True)
     ways: dict[str, Callable[[], None]] = {
         "bare loop, one after the other": _bare_chain,

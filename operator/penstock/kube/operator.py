@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 STATUS_BYTES = 700_000
 """Bound of the values in one execution's status: with everything else it must stay under etcd's 1.5 MiB."""
 RETRY_SECONDS = 5.0
+QUIET_SECONDS = 10.0
+"""How long people may read `Pending` of a step that runs: a write that a short step never costs."""
 
 
 class LeaseLost(Exception):  # noqa: N818 - an event
@@ -95,11 +97,16 @@ class Operator:
             limits=Limits(
                 input_bytes=settings.input_bytes, output_bytes=settings.output_bytes, status_bytes=STATUS_BYTES
             ),
+            quiet_seconds=QUIET_SECONDS,
             workers=settings.workers,
             on_pass=self._on_pass,
             on_trouble=lambda key, message: log.warning("execution %s: %s", key, message),
         )
         self.synced = False
+        # Asked when they are read, and not in every pass.
+        metrics.live.set_function(lambda: len(self.executions))
+        metrics.attempts.set_function(lambda: len(self.attempts))
+        metrics.queue.set_function(lambda: len(self.controller.queue))
 
     def mark(self, key: str, first: bool = False) -> None:
         """Look at an execution; first of all if an attempt of it has ended."""
@@ -238,9 +245,6 @@ class Operator:
 
     def _on_pass(self, key: str, state: ExecutionState, changed: Sequence[TaskId]) -> None:
         self._metrics.passes.inc()
-        self._metrics.live.set(len(self.executions))
-        self._metrics.attempts.set(len(self.attempts))
-        self._metrics.queue.set(len(self.controller.queue))
         for task in changed:
             record = state.task(task)
             if record.phase.finished:
