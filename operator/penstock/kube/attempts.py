@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from penstock.controller.contract import CannotStart
 from penstock.controller.ports import Clock, Transient
 from penstock.engine.reasons import Reason
 from penstock.engine.types import AttemptId, AttemptPhase, Identity, Observation, StartAttempt, StopAttempt
@@ -20,7 +21,7 @@ from penstock.kube import manifests, names, outcomes, podstate
 from penstock.kube.client import Client
 from penstock.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, port_error
 from penstock.kube.resources import CONFIG_MAPS, JOBS, PODS
-from penstock.kube.transports import CannotStart, PodSettings
+from penstock.kube.transports import PodSettings
 from penstock.step.values import Declared, JsonObject
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from penstock.api.execution import ExecutionPhase, ExecutionSpec
 from penstock.api.pipeline import PipelineSpec
+from penstock.controller.contract import declared_outputs
 from penstock.controller.ports import Clock, Loaded, Transient
 from penstock.engine.reasons import Reason
 from penstock.engine.state import ExecutionState
@@ -22,7 +23,6 @@ from penstock.kube.client import Client
 from penstock.kube.errors import ApiError, NotFound, port_error
 from penstock.kube.resources import EXECUTIONS
 from penstock.kube.revisions import NotReady, Revisions
-from penstock.kube.transports import declared_outputs
 from penstock.step.values import Declared
 
 _FINISHED = frozenset(phase.value for phase in ExecutionPhase if phase.finished)

@@ -13,23 +13,21 @@ from typing import Any, Final
 
 from penstock.api.base import API_VERSION
 from penstock.api.pipeline import EnvFrom, EnvVar, Step
-from penstock.engine.types import Identity, StartAttempt, Value
+from penstock.controller.contract import CannotStart, declared_outputs, function_types
+from penstock.engine.types import Identity, StartAttempt
 from penstock.kube import names
 from penstock.kube.merging import Object, Template, merge
 from penstock.kube.transports import (
-    CannotStart,
     CollectorMode,
     PodSettings,
     Transport,
     WayIn,
     WayOut,
     choose,
-    declared_outputs,
     input_texts,
 )
 from penstock.step import collector
 from penstock.step.inputs import contract_env, env_name, input_env
-from penstock.step.runtime import function_env
 
 DEFAULT_SHELL: Final = ("/bin/sh", "-ec")
 """What runs a `script` whose step names no `shell`."""
@@ -335,8 +333,7 @@ def _contract(attempt: Attempt) -> list[Object]:
         index=start.id.index,
     )
     if step.function is not None:
-        types = {name: _type(value) for name, value in start.inputs.items()}
-        contract |= function_env(types, declared_outputs(step))
+        contract |= function_types(start)
     found: list[Object] = [{"name": name, "value": literal(value)} for name, value in contract.items()]
     given = input_env(attempt.texts)
     for position, name in enumerate(attempt.texts):
@@ -344,19 +341,6 @@ def _contract(attempt: Attempt) -> list[Object]:
             # From where the file comes from too: the pod is not larger for it, and the text is not expanded.
             found.append({"name": env_name(name), "valueFrom": _input_source(attempt, name, position)})
     return found
-
-
-def _type(value: Value) -> str:
-    match value:
-        case list():
-            return "array"
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
-    return "json"
 
 
 def _input_source(attempt: Attempt, name: str, position: int) -> Object:

@@ -10,8 +10,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from penstock.controller.contract import CannotStart
 from penstock.kube.names import COLLECTOR_CONTAINER, STEP_CONTAINER
-from penstock.kube.transports import CannotStart
 
 Object = dict[str, Any]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from penstock.controller.contract import SystemClock
 from penstock.controller.loop import Controller
 from penstock.controller.ports import Conflict, Transient
 from penstock.controller.queue import DirtyQueue
@@ -46,14 +46,6 @@ QUIET_SECONDS = 10.0
 
 class LeaseLost(Exception):  # noqa: N818 - an event
     """Another replica leads, or nobody does."""
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> float:
-        """Seconds since the epoch, rounded to milliseconds."""
-        return round(time.time(), 3)
 
 
 class NoCache:
@@ -265,7 +257,10 @@ class Operator:
 def _pods(settings: OperatorSettings) -> PodSettings:
     mode = CollectorMode.SHARED if settings.collector is Collector.SHARED_PID else CollectorMode.SIDECAR
     return PodSettings(
-        managed=settings.jobs is Jobs.MANAGED, collector_image=settings.collector_image, collector_mode=mode
+        managed=settings.jobs is Jobs.MANAGED,
+        collector_image=settings.collector_image,
+        collector_mode=mode,
+        run_as_user=settings.run_as_user,
     )
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from penstock.api.pipeline import Step
+from penstock.controller.contract import CannotStart, declared_outputs
 from penstock.engine.reasons import Reason
 from penstock.engine.types import File, Value
 from penstock.kube.names import STEP_CONTAINER, input_annotation
@@ -23,20 +24,6 @@ POD_MESSAGE_BYTES: Final = 12_288
 """What it keeps of a pod's, divided equally among its containers: the first bytes of each."""
 CONFIG_MAP_BYTES: Final = 1_048_576
 """The API server's bound of a ConfigMap's values."""
-
-
-class CannotStart(Exception):  # noqa: N818 - the local adapter has the same word
-    """An attempt cannot be started; its text is the message of the observation.
-
-    Attributes:
-        reason: `StepError` where the platform is to blame, `StepFailed` where the step is.
-        exit_code: the exit code that a shell would have given, if any.
-    """
-
-    def __init__(self, message: str, *, reason: Reason = Reason.STEP_ERROR, exit_code: int | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.exit_code = exit_code
 
 
 class WayIn(StrEnum):
@@ -140,11 +127,6 @@ def choose(step: Step, inputs: Mapping[str, Value], settings: PodSettings) -> Tr
         return Transport(way_in, WayOut.TERMINATION, message_bytes=message_bytes)
     mode = CollectorMode.SIDECAR if lasting else settings.collector_mode
     return Transport(way_in, WayOut.COLLECTOR, mode, message_share(extra + 2))
-
-
-def declared_outputs(step: Step) -> tuple[Declared, ...]:
-    """The outputs of a step as the step contract's rules take them."""
-    return tuple(Declared(output.name, output.type.value, output.max_bytes) for output in step.outputs)
 
 
 def message_share(containers: int) -> int:

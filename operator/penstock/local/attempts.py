@@ -22,11 +22,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from penstock.api.base import MAX_MESSAGE
-from penstock.api.pipeline import Step
+from penstock.controller.contract import CannotStart, declared_outputs
 from penstock.controller.ports import Clock, Transient
 from penstock.engine.reasons import Reason
 from penstock.engine.types import AttemptId, AttemptPhase, Limits, Observation, StartAttempt, StopAttempt
-from penstock.local.folders import CannotStart, Folder, collect_outputs, os_problem
+from penstock.local.folders import Folder, collect_outputs, os_problem
 from penstock.local.home import Home, LocalError, attempt_path
 from penstock.local.journal import Journal, Record
 from penstock.local.logs import last_line
@@ -446,11 +446,6 @@ class LocalAttempts(ABC):
             seen = self._concluded(run, state.exit_code, finished_at)
         self._record(key, seen)
         return seen
-
-
-def declared_outputs(step: Step) -> tuple[Declared, ...]:
-    """The outputs of a step as the step contract's rules take them."""
-    return tuple(Declared(output.name, output.type.value, output.max_bytes) for output in step.outputs)
 
 
 _MAX_ARGUMENT = 131_071

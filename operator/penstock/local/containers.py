@@ -14,13 +14,14 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from penstock.controller.contract import CannotStart, function_types
 from penstock.engine.reasons import Reason
 from penstock.engine.types import AttemptId, StartAttempt
 from penstock.local.attempts import End, LocalAttempts, Machine
-from penstock.local.folders import CannotStart, Folder, split_inputs
+from penstock.local.folders import Folder, split_inputs
 from penstock.local.home import LocalError
 from penstock.local.logs import last_line
-from penstock.local.processes import command_line, function_types, step_env
+from penstock.local.processes import command_line, step_env
 from penstock.local.spawn import Command, Process
 from penstock.local.store import RunInfo
 from penstock.step.inputs import contract_env, expand, input_env, input_text, write_inputs

@@ -17,26 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.controller.contract import CannotStart
 from penstock.engine.reasons import Reason
 from penstock.engine.types import File, StartAttempt, Value
 from penstock.local.home import StoreFull, full_disk, is_full
 from penstock.local.objects import Objects, remove_tree
 from penstock.step.outputs import collect
 from penstock.step.values import Declared
-
-
-class CannotStart(Exception):  # noqa: N818
-    """An attempt cannot be started; its text is the message of the observation.
-
-    Attributes:
-        reason: `StepError` where the platform is to blame, `StepFailed` where the step is.
-        exit_code: the exit code that a shell would have given, if any.
-    """
-
-    def __init__(self, message: str, *, reason: Reason = Reason.STEP_ERROR, exit_code: int | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True, slots=True)

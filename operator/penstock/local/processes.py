@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from penstock.api.pipeline import Step
+from penstock.controller.contract import CannotStart, function_types
 from penstock.engine.reasons import Reason
-from penstock.engine.types import File, StartAttempt, Value
+from penstock.engine.types import StartAttempt
 from penstock.local import sources
-from penstock.local.attempts import LocalAttempts, Machine, declared_outputs
-from penstock.local.folders import CannotStart, Folder, split_inputs
+from penstock.local.attempts import LocalAttempts, Machine
+from penstock.local.folders import Folder, split_inputs
 from penstock.local.spawn import Command
 from penstock.local.store import RunInfo
 from penstock.step.inputs import contract_env, expand, write_inputs
-from penstock.step.runtime import function_env
 
 DEFAULT_SHELL = ("/bin/sh", "-ec")
 """What runs a `script` whose step names no `shell`."""
@@ -161,33 +161,9 @@ def _not_here(place: str, kind: str, name: str) -> CannotStart:
     )
 
 
-def function_types(start: StartAttempt) -> dict[str, str]:
-    """The variables by which a function step knows the types of its inputs and outputs."""
-    lengths = {
-        name: len(value) for name, value in start.inputs.items() if isinstance(value, list) and _type(value) == "files"
-    }
-    types = {name: _type(value) for name, value in start.inputs.items()}
-    return function_env(types, declared_outputs(start.step.spec), lengths=lengths)
-
-
-def _type(value: Value) -> str:
-    match value:
-        case File():
-            return "file"
-        case list():
-            return "files" if any(isinstance(item, File) for item in value) else "array"
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
-    return "json"
-
-
 def default_parallel() -> int:
     """How many attempts run at once where nobody says: as many as there are processors, and two at least."""
     return max(2, os.cpu_count() or 1)
 
 
-__all__: Sequence[str] = ("ProcessAttempts", "command_line", "default_parallel", "function_types", "step_env")
+__all__: Sequence[str] = ("ProcessAttempts", "command_line", "default_parallel", "step_env")

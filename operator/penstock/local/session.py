@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from penstock.api.execution import Execution
 from penstock.api.pipeline import PipelineSpec
+from penstock.controller.contract import SystemClock
 from penstock.controller.loop import Controller
 from penstock.controller.ports import Clock
 from penstock.engine.state import ExecutionState
@@ -34,14 +34,6 @@ WATCH_SECONDS = 0.5
 """How often it is looked whether another process has written to the database."""
 
 OnPass = Callable[[str, ExecutionState, Sequence[TaskId]], None]
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> float:
-        """Seconds since the epoch, rounded to milliseconds."""
-        return round(time.time(), 3)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -21,7 +22,7 @@ from penstock.local.containers import ContainerAttempts, NoEngineError, containe
 from penstock.local.session import LocalSession, Settings
 from penstock.local.sources import scan
 
-IMAGE = "localhost/penstock-test:1"
+IMAGE = f"localhost/penstock-test-{os.getpid()}:1"  # workers must not remove each other's
 _APPLETS = ("sh", "cat", "echo", "sleep", "true", "false", "wc", "cp", "id", "test", "touch")
 
 

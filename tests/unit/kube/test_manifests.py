@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from kube_objects import IDENTITY, SETTINGS, an_attempt
+from penstock.controller.contract import CannotStart
 from penstock.kube.manifests import Attempt, command_line, config_map, end_now, job, job_status, pod
 from penstock.kube.merging import merge
-from penstock.kube.transports import CannotStart, CollectorMode, PodSettings
+from penstock.kube.transports import CollectorMode, PodSettings
 from penstock.step.inputs import expand
 
 SHARED = PodSettings(collector_image="penstock:1", collector_mode=CollectorMode.SHARED, collector_pull_policy="Never")

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from kube_objects import NOON, SETTINGS, Reported
+from penstock.controller.contract import declared_outputs
 from penstock.engine.types import AttemptId, AttemptPhase, Observation
 from penstock.kube.manifests import job
 from penstock.kube.outcomes import Look, NeedsLog, Seen, observe
 from penstock.kube.podstate import needs_ending
-from penstock.kube.transports import CollectorMode, PodSettings, declared_outputs
+from penstock.kube.transports import CollectorMode, PodSettings
 from penstock.step import collector
 from penstock.step.collector import InLog
 

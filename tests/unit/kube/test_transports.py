@@ -10,17 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_objects import SETTINGS, start
+from penstock.controller.contract import CannotStart
 from penstock.engine.types import File
-from penstock.kube.transports import (
-    CannotStart,
-    CollectorMode,
-    PodSettings,
-    Transport,
-    WayIn,
-    WayOut,
-    choose,
-    written_bytes,
-)
+from penstock.kube.transports import CollectorMode, PodSettings, Transport, WayIn, WayOut, choose, written_bytes
 from penstock.step.values import Declared, compact_json, format_output
 
 SHARED = PodSettings(collector_image="penstock:1", collector_mode=CollectorMode.SHARED)
