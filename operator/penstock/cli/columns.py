@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
+
+from penstock.cli.view import duration
+from penstock.engine.status import from_timestamp
 
 Body = Mapping[str, Any]
 Cell = Callable[[Body, float], str]
@@ -14,31 +16,11 @@ NONE = "-"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
-def seconds_of(text: str) -> float:
-    """Seconds since the epoch of an RFC 3339 text."""
-    found = datetime.fromisoformat(text)
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
-
-
-def duration(seconds: float) -> str:
-    """A duration for people, to the second: `0.4s`, `12s`, `3m05s`, `2h04m`, `3d04h`."""
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3_600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86_400:
-        return f"{whole // 3_600}h{whole % 3_600 // 60:02d}m"
-    return f"{whole // 86_400}d{whole % 86_400 // 3_600:02d}h"
-
-
 def age(text: str | None, now: float) -> str:
     """How long ago a moment was, in its largest unit: `5s`, `3m`, `2h`, `4d`."""
     if not text:
         return NONE
-    seconds = max(0, int(now - seconds_of(text)))  # the server's clock may be ahead of ours
+    seconds = max(0, int(now - from_timestamp(text)))  # the server's clock may be ahead of ours
     for size, unit, least in ((86_400, "d", 172_800), (3_600, "h", 7_200), (60, "m", 120)):
         if seconds >= least:
             return f"{seconds // size}{unit}"
@@ -50,7 +32,7 @@ def took(status: Body, now: float) -> str:
     began, ended = status.get("startedAt"), status.get("finishedAt")
     if not began:
         return NONE
-    return duration(max(0.0, (seconds_of(ended) if ended else now) - seconds_of(began)))
+    return duration(max(0.0, (from_timestamp(ended) if ended else now) - from_timestamp(began)))
 
 
 def condition(body: Body, kind: str) -> Body:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from penstock.cli.cluster import Where, cleaned, fetch, on_cluster, reference, targets, where_options
+from penstock.cli.cluster import Where, cleaned, fetch, kind_of, on_cluster, reference, targets, where_options
 from penstock.cli.main import OK, emit
 from penstock.kube.resources import EXECUTIONS, Resource
 
@@ -65,8 +65,6 @@ def command(where: Where, words: tuple[str, ...], output: str, selector: str, al
 
 
 def _kind(words: Sequence[str]) -> Resource:
-    from penstock.cli.cluster import kind_of  # noqa: PLC0415
-
     return kind_of(words[0]) if words else EXECUTIONS
 
 

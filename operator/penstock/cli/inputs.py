@@ -45,8 +45,8 @@ def parse(spec: PipelineSpec, given: Sequence[str]) -> GivenInputs:
         if not separator:
             problems.append(f'--input "{option}": write it as name=value or name=@file.')
         elif name not in declared:
-            known = f"; it has {', '.join(declared)}" if declared else "; it has no inputs"
-            problems.append(f'--input "{name}": the pipeline has no such input{suggest(name, declared) or known}.')
+            known = f"; it has {', '.join(declared)}." if declared else "; it has no inputs."
+            problems.append(f'--input "{name}": the pipeline has no such input{suggest(name, declared) or known}')
         elif name in found.values or name in found.files:
             problems.append(f'--input "{name}": given twice.')
         else:

@@ -31,7 +31,7 @@ from penstock.local.session import LocalSession, Settings
 from penstock.local.sources import MAX_BYTES, MAX_FILES, scan
 
 UNCHANGED, CHANGED = "unchanged", "changed"
-_EXIT = {"Succeeded": OK, "Failed": FAILED, "Error": ERROR, "Cancelled": CANCELLED}
+EXIT = {"Succeeded": OK, "Failed": FAILED, "Error": ERROR, "Cancelled": CANCELLED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class RunRequest:
     """What a command line asks for.
 
     Attributes:
+        documents: all that the files hold.
         execution: what is to be run; inputs that are files on this machine are in `files`.
         pipeline: name and spec of its pipeline; the name is empty where the execution holds the pipeline itself.
         files: files and folders of this machine that are inputs, by name.
@@ -49,6 +50,7 @@ class RunRequest:
         output: `text`, `json` or `yaml`.
     """
 
+    documents: Sequence[Document]
     execution: Execution
     pipeline: tuple[str, PipelineSpec]
     files: dict[str, Path]
@@ -96,6 +98,7 @@ def prepare(
         )
     _check_inputs(spec, execution, set(given.files))
     return RunRequest(
+        documents=documents,
         execution=execution,
         pipeline=chosen,
         files=given.files,
@@ -204,7 +207,7 @@ async def run(request: RunRequest) -> int:
     print_result(found, request.output, session.objects)
     if request.output == "text":
         print_failures(found, lambda attempt: session.log_path(uid, attempt))
-    return _EXIT[found["status"]["phase"]]
+    return EXIT[found["status"]["phase"]]
 
 
 async def _take_up(session: LocalSession, request: RunRequest, shown: list[View]) -> tuple[str, str]:

@@ -31,8 +31,17 @@ COMMANDS = {
     "graph": ("penstock.cli.graph", "Draw the graph of a pipeline as text or Mermaid."),
     "schema": ("penstock.cli.schema", "Print the JSON Schema of manifests, for editors."),
     "operator": ("penstock.cli.operator", "Run the operator on a Kubernetes cluster."),
+    "apply": ("penstock.cli.apply", "Put manifests onto a cluster."),
+    "get": ("penstock.cli.get", "List pipelines, deployments and executions of a cluster."),
+    "describe": ("penstock.cli.describe", "Show all about an object of a cluster."),
+    "logs": ("penstock.cli.logs", "Print what steps of an execution on a cluster have printed."),
+    "cancel": ("penstock.cli.change:cancel", "Cancel executions on a cluster."),
+    "suspend": ("penstock.cli.change:suspend", "Start nothing new of an execution or deployment on a cluster."),
+    "resume": ("penstock.cli.change:resume", "Go on with what was suspended on a cluster."),
+    "retry": ("penstock.cli.change:retry", "Run a finished execution on a cluster again."),
+    "delete": ("penstock.cli.change:delete", "Delete objects of a cluster."),
 }
-"""Name to module (whose `command` is called) and one line of help."""
+"""Name to module (whose `command`, or what stands after the colon, is called) and one line of help."""
 
 EPILOG = """\b
 Exit codes:
@@ -56,7 +65,8 @@ class LazyGroup(click.Group):
         """The command with this name."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute or "command")
         if not isinstance(command, click.Command):
             raise TypeError(cmd_name)
         return command

@@ -7,6 +7,10 @@ from typing import Any
 
 import click
 
+from penstock.cli.cluster import Where, where_options
+
+_LOCAL_ONLY = ("runner", "parallel", "source", "home", "new")
+
 
 @click.command("run")
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
@@ -43,13 +47,32 @@ import click
 )
 @click.option("--new", is_flag=True, help="Start afresh even if an interrupted execution could go on.")
 @click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
-def command(**options: Any) -> int:
+@click.option("--cluster", is_flag=True, help="Run it on a Kubernetes cluster, and wait for its end there.")
+@where_options
+def command(where: Where, cluster: bool, **options: Any) -> int:
     """Run the pipeline or the execution in FILE… and wait for its end.
 
     Values are read by the declared type of their input: text as it is, other types as JSON; @FILE hands over a file or
     folder. Ctrl-C cancels the execution, and its `finally` steps still run; a second Ctrl-C leaves at once. If penstock
     itself was ended in the middle, the same command goes on where it was, and no finished step runs again.
+
+    With --cluster the pipeline of FILE… is applied to a cluster and a new execution is made there. Ctrl-C cancels it; a
+    second Ctrl-C leaves it to the cluster.
     """
+    context = click.get_current_context()
+    if cluster:
+        given = [
+            name
+            for name in _LOCAL_ONLY
+            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        ]
+        if given:
+            raise click.UsageError(f"--{given[0]} is for runs on this machine; leave it out, or --cluster.")
+        from penstock.cli import cluster_run  # noqa: PLC0415
+
+        return cluster_run.run(where, **options)
+    if where != Where():
+        raise click.UsageError("--kubeconfig, --context and --namespace say which cluster is meant; add --cluster.")
     import asyncio  # noqa: PLC0415 - 50 ms that --help need not pay
 
     from penstock.cli import local_run  # noqa: PLC0415
