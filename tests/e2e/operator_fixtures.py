@@ -169,6 +169,7 @@ class LocalOperator:
         kubeconfig: The cluster.
         namespace: What it looks after, and where its Lease is.
         log: The file that it writes its log to.
+        identity: Its name in the Lease; started again it keeps it, as a container of a pod does.
         settings: Further environment variables.
     """
 
@@ -176,6 +177,7 @@ class LocalOperator:
     namespace: str
     log: Path
     settings: Mapping[str, str] = field(default_factory=dict)
+    identity: str = field(default_factory=lambda: f"e2e-{secrets.token_hex(4)}")
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -187,7 +189,7 @@ class LocalOperator:
         ours = {
             "PENSTOCK_NAMESPACES": self.namespace,
             "PENSTOCK_LEASE_NAMESPACE": self.namespace,
-            "PENSTOCK_IDENTITY": f"e2e-{secrets.token_hex(4)}",
+            "PENSTOCK_IDENTITY": self.identity,
             "PENSTOCK_HTTP_PORT": str(self.port),
             "PENSTOCK_RUN_AS_USER": str(USER),
         }
@@ -215,7 +217,9 @@ class LocalOperator:
 
     def writes(self) -> int:
         """How many writes to the API server it has made, except those of the Lease and of Events."""
-        wanted = re.compile(r'penstock_api_requests_total\{(?!.*resource="(?:leases|events))(?=.*verb="(?!get|list|watch))')
+        wanted = re.compile(
+            r'penstock_api_requests_total\{(?!.*resource="(?:leases|events))(?=.*verb="(?!get|list|watch))'
+        )
         return int(sum(value for name, value in self.metrics().items() if wanted.match(name)))
 
     def kill(self) -> None:

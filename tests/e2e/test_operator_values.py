@@ -11,8 +11,8 @@ import pytest
 
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.images import ctr
-from e2e.conftest import Kubectl
 from e2e.image import PYTHON_IMAGE
+from e2e.kubectl import Kubectl
 from e2e.manifests import BUSYBOX
 from e2e.operator_fixtures import (
     Place,
@@ -36,12 +36,7 @@ MODES = ("sharedPid", "sidecar")
 MAKE = """
 import os
 size = int(os.environ["INPUT_SIZE"])
-line = 0
-text = ""
-while len(text) < size:
-    line += 1
-    text += f"{line:07d}\\n"
-text = text[: size - 1] + "z"
+text = "".join(f"{line:063d}\\n" for line in range(size // 64 + 1))[: size - 1] + "z"
 with open(os.environ["PENSTOCK_OUTPUT"], "a") as file:
     file.write(f"text<<EOT-EOT\\n{text}\\nEOT-EOT\\n")
 """
@@ -63,8 +58,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 def made(size: int) -> str:
     """What MAKE writes."""
-    text = "".join(f"{line:07d}\n" for line in range(1, size // 8 + 2))
-    return text[: size - 1] + "z"
+    return "".join(f"{line:063d}\n" for line in range(size // 64 + 1))[: size - 1] + "z"
 
 
 def passing_on(size: int) -> dict[str, Any]:
@@ -116,13 +110,21 @@ def test_texts_of_all_sizes_arrive_as_they_were_made(place: Place) -> None:
 
 def test_awkward_text_and_other_types_arrive_as_they_were_given(place: Place) -> None:
     both = [{"name": "text", "type": "string"}, {"name": "data", "type": "json"}]
-    copy = 'printf "text<<A-B\\n%s\\nA-B\\n" "$(cat "$PENSTOCK_INPUTS/text"; printf x)" | sed "s/x$//" > /dev/null\n'
-    copy = '{ echo "text<<A-B"; cat "$PENSTOCK_INPUTS/text"; echo; echo A-B; echo "data=$(cat "$PENSTOCK_INPUTS/data")"; } >> "$PENSTOCK_OUTPUT"'
+    copy = """{
+        echo "text<<A-B"; cat "$PENSTOCK_INPUTS/text"; echo; echo A-B
+        echo "data=$(cat "$PENSTOCK_INPUTS/data")"
+    } >> "$PENSTOCK_OUTPUT"
+    """
     data = {"deep": [1, 2.5, None, True, {"ö": "€"}], "text": 'x"\n'}
     status = place.wait(
         place.start(
             steps(
-                script("first", copy, outputs=both, inputs=[{"name": "text", "value": AWKWARD}, {"name": "data", "value": data}]),
+                script(
+                    "first",
+                    copy,
+                    outputs=both,
+                    inputs=[{"name": "text", "value": AWKWARD}, {"name": "data", "value": data}],
+                ),
                 script(
                     "second",
                     copy,
@@ -143,7 +145,9 @@ def test_a_step_that_failed_keeps_the_sound_outputs_and_one_without_them_is_told
     wanted = [{"name": "text", "type": "string"}]
     failed, empty, silent = place.start_all(
         [
-            execution(steps(script("s", 'echo text=kept >> "$PENSTOCK_OUTPUT"; echo oh no >&2; exit 3', outputs=wanted))),
+            execution(
+                steps(script("s", 'echo text=kept >> "$PENSTOCK_OUTPUT"; echo oh no >&2; exit 3', outputs=wanted))
+            ),
             execution(steps(script("s", "exit 0", outputs=wanted))),
             execution(steps(script("s", "sleep 2", outputs=wanted))),
         ]

@@ -162,5 +162,3 @@ def _unfinished(body: dict[str, Any]) -> None:
 
 async def _change(cluster: Cluster, resource: Resource, name: str, spec: dict[str, Any]) -> None:
     await cluster.client.patch(resource, name, cluster.namespace, {"spec": spec})
-
-

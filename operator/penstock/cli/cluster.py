@@ -100,13 +100,20 @@ def where_options(command: F) -> F:
     return wrapped  # type: ignore[return-value]  # click's options keep what they are given
 
 
-def on_cluster(where: Where, work: Callable[[Cluster], Awaitable[int]]) -> int:
-    """Do something on the cluster that is meant; gives the exit code. What goes wrong becomes one paragraph."""
+def lacking() -> int | None:
+    """The exit code if more is needed than is installed, after people were told; None if all is there."""
     try:
         import aiohttp  # noqa: F401, PLC0415
     except ImportError as error:
         complain(NEEDS.format(name=error.name))
         return USAGE
+    return None
+
+
+def on_cluster(where: Where, work: Callable[[Cluster], Awaitable[int]]) -> int:
+    """Do something on the cluster that is meant; gives the exit code. What goes wrong becomes one paragraph."""
+    if (code := lacking()) is not None:
+        return code
     import asyncio  # noqa: PLC0415
 
     from penstock.kube.errors import ApiError  # noqa: PLC0415

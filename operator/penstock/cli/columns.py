@@ -79,7 +79,9 @@ def _age(body: Body, now: float) -> str:
 
 
 def _pipeline(body: Body, now: float) -> str:
-    return text_of((body["spec"].get("pipeline") or {}).get("name") or ("(inline)" if "pipelineSpec" in body["spec"] else ""))
+    return text_of(
+        (body["spec"].get("pipeline") or {}).get("name") or ("(inline)" if "pipelineSpec" in body["spec"] else "")
+    )
 
 
 def _last(body: Body, now: float) -> str:
@@ -96,7 +98,12 @@ COLUMNS: Mapping[str, Sequence[tuple[str, Cell]]] = {
         ("AGE", _age),
         ("DURATION", lambda body, now: took(body.get("status") or {}, now)),
     ),
-    "Pipeline": (_NAME, ("READY", _condition("Ready", "status")), ("REVISION", _at("status", "revision")), ("AGE", _age)),
+    "Pipeline": (
+        _NAME,
+        ("READY", _condition("Ready", "status")),
+        ("REVISION", _at("status", "revision")),
+        ("AGE", _age),
+    ),
     "Deployment": (
         _NAME,
         ("PIPELINE", _pipeline),

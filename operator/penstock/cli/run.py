@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from penstock.cli.cluster import Where, where_options
+from penstock.cli.cluster import Where, lacking, where_options
 
 _LOCAL_ONLY = ("runner", "parallel", "source", "home", "new")
 
@@ -62,12 +62,12 @@ def command(where: Where, cluster: bool, **options: Any) -> int:
     context = click.get_current_context()
     if cluster:
         given = [
-            name
-            for name in _LOCAL_ONLY
-            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+            name for name in _LOCAL_ONLY if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         ]
         if given:
             raise click.UsageError(f"--{given[0]} is for runs on this machine; leave it out, or --cluster.")
+        if (code := lacking()) is not None:
+            return code
         from penstock.cli import cluster_run  # noqa: PLC0415
 
         return cluster_run.run(where, **options)

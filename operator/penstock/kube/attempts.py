@@ -8,6 +8,7 @@ more where inputs do not fit the Pod's annotations.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,10 @@ class KubeAttempts:
     def __len__(self) -> int:
         return sum(len(runs) for runs in self._runs.values())
 
+    def has(self, key: str, attempt: AttemptId) -> bool:
+        """Whether an attempt is being looked after."""
+        return attempt in self._runs.get(key, {})
+
     # The controller's `Attempts`
 
     async def start(self, key: str, start: StartAttempt) -> None:
@@ -126,7 +131,7 @@ class KubeAttempts:
         if run is None:
             return
         try:
-            if run.pod is None or not run.pod.get("spec", {}).get("nodeName"):
+            if run.pod is None or not podstate.has_node(run.pod):
                 # No kubelet is there to end it.
                 await self._client.delete(PODS, run.name, run.identity.namespace)
                 self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=stop.reason, message="never began"))
@@ -300,8 +305,11 @@ class KubeAttempts:
             self._tell(
                 run, Observation(run.id, AttemptPhase.PENDING, reason=str(Reason.REFUSED), message=error.message)
             )
-            loop = asyncio.get_running_loop()
-            run.timer = loop.call_later(REFUSED_SECONDS, lambda: self._spawn(self._create_again(run)))
+            run.timer = asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._try_again, run)
+
+    def _try_again(self, run: _Run) -> None:
+        run.timer = None
+        self._spawn(self._create_again(run))
 
     async def _create_again(self, run: _Run) -> None:
         try:
@@ -313,6 +321,9 @@ class KubeAttempts:
 
     def _judge(self, run: _Run) -> None:
         """See what an attempt's objects say now, and tell if it is something new."""
+        refused = run.seen is not None and run.seen.reason == Reason.REFUSED
+        if refused and run.pod is None and not run.gone and run.timer is not None:
+            return  # the timer is that of the next try
         if run.timer is not None:
             run.timer.cancel()
             run.timer = None
@@ -335,11 +346,7 @@ class KubeAttempts:
         if seen.again_at is not None:
             delay = max(0.05, seen.again_at - self._clock.now())
             run.timer = asyncio.get_running_loop().call_later(delay, self._judge, run)
-        if (
-            seen.observation.phase is AttemptPhase.PENDING
-            and run.seen is not None
-            and run.seen.reason == Reason.REFUSED
-        ):
+        if refused and seen.observation.phase is AttemptPhase.PENDING:
             return
         self._tell(run, seen.observation)
 
@@ -375,8 +382,7 @@ class KubeAttempts:
             return
         namespace = run.identity.namespace
         try:
-            if run.pod is not None and not run.gone and podstate.needs_ending(run.pod):
-                await self._client.patch(PODS, run.name, namespace, manifests.end_now())
+            await self._end_pod(run)
             if run.job["spec"].get("managedBy") == names.MANAGER:
                 succeeded = seen.reason is None and seen.exit_code == 0
                 status = manifests.job_status(
@@ -392,6 +398,16 @@ class KubeAttempts:
             log.info("the end of Job %s/%s was not written: %s", namespace, run.name, error)
         except ApiError as error:
             raise port_error(error) from error
+
+    async def _end_pod(self, run: _Run) -> None:
+        """Have what still runs of an attempt ended, or its pod deleted where no kubelet could end it."""
+        if run.pod is None or run.gone or not podstate.needs_ending(run.pod):
+            return
+        with contextlib.suppress(NotFound):
+            if podstate.has_node(run.pod):
+                await self._client.patch(PODS, run.name, run.identity.namespace, manifests.end_now())
+            else:  # once it had a node, it would run for a second
+                await self._client.delete(PODS, run.name, run.identity.namespace)
 
     def _drop(self, run: _Run) -> None:
         if run.timer is not None:

@@ -325,7 +325,7 @@ def _contract(attempt: Attempt) -> list[Object]:
     contract = contract_env(
         inputs_dir=names.INPUTS_DIR,
         output_file=names.COLLECTED_FILE if collected else names.OUTPUT_FILE,
-        outputs_dir=names.OUTPUTS_DIR,
+        outputs_dir=names.OUTPUTS_DIR if collected or attempt.settings.empty_folders else names.NOWHERE_DIR,
         execution=attempt.identity.name,
         step=start.id.step,
         attempt=start.id.attempt,
@@ -397,7 +397,12 @@ def _mounts(attempt: Attempt) -> list[Object]:
     found: list[Object] = []
     for volume in _volumes(attempt):
         mount: Object = {"name": volume["name"], "mountPath": _PLACES[volume["name"]]}
-        found.append({**mount, "readOnly": True} if volume["name"] == names.INPUTS_VOLUME else mount)
+        if volume["name"] == names.INPUTS_VOLUME:
+            mount["readOnly"] = True
+            if "emptyDir" not in volume:
+                # Where the kubelet keeps the files; the volume itself has hidden entries beside links to them.
+                mount["subPath"] = "..data"
+        found.append(mount)
     return found
 
 

@@ -35,6 +35,8 @@ OUTPUTS_VOLUME: Final = "penstock-outputs"
 
 INPUTS_DIR: Final = "/penstock/inputs"
 OUTPUTS_DIR: Final = "/penstock/outputs"
+NOWHERE_DIR: Final = "/dev/shm"  # noqa: S108 - every container has one of its own
+"""`$PENSTOCK_OUTPUTS` where nobody looks into it: a folder that is there, may be written to and costs no volume."""
 VALUES_DIR: Final = "/penstock/values"
 OUTPUT_FILE: Final = "/penstock/output"
 """`$PENSTOCK_OUTPUT` where it is the termination message."""

@@ -19,7 +19,7 @@ from penstock.controller.queue import DirtyQueue
 from penstock.engine.state import ExecutionState
 from penstock.engine.status import from_timestamp
 from penstock.engine.types import CacheEntry, Limits, TaskId
-from penstock.kube import names
+from penstock.kube import leftovers, names
 from penstock.kube.attempts import KubeAttempts
 from penstock.kube.client import Client
 from penstock.kube.credentials import Sessions
@@ -37,8 +37,8 @@ from penstock.step.values import JsonObject
 
 log = logging.getLogger(__name__)
 
-STATUS_BYTES = 700_000
-"""Bound of the values in one execution's status: with everything else it must stay under etcd's 1.5 MiB."""
+STATUS_BYTES = 1_048_576
+"""Bound of the values of steps in one execution's status: with everything else it must stay under etcd's 1.5 MiB."""
 RETRY_SECONDS = 5.0
 QUIET_SECONDS = 10.0
 """How long people may read `Pending` of a step that runs: a write that a short step never costs."""
@@ -156,19 +156,40 @@ class Operator:
             self.revisions.observe_revision(body)
         for body in await self._list(PIPELINES):
             self.pipeline(body)
-        there: set[str] = set()
+        there: dict[str, JsonObject] = {}
         for body in await self._list(EXECUTIONS):
-            there.add(body["metadata"]["uid"])
+            there[body["metadata"]["uid"]] = body.get("status") or {}
             self.execution(body)
         for key in [key for key in self.executions.live() if key not in there]:
             self.executions.forget(key)
             self.mark(key)
-        for body in await self._list(JOBS, labels=names.EXECUTION_UID):
+        jobs = await self._list(JOBS, labels=names.EXECUTION_UID)
+        for body in jobs:
             self.job(body)
-        for body in await self._list(PODS, labels=names.EXECUTION_UID):
+        pods = await self._list(PODS, labels=names.EXECUTION_UID)
+        for body in pods:
             self.pod(body)
         self.synced = True
+        await self._end_leftovers(there, jobs, pods)
         await self.revisions.prune(self.executions.revisions_in_use())
+
+    async def _end_leftovers(
+        self, statuses: Mapping[str, JsonObject], jobs: Sequence[JsonObject], pods: Sequence[JsonObject]
+    ) -> None:
+        """End the Jobs of attempts that an earlier operator recorded as over without living to say so in the Job."""
+        left: list[tuple[JsonObject, leftovers.End]] = []
+        for job in filter(leftovers.unfinished, jobs):
+            labels = job["metadata"]["labels"]
+            key, attempt = labels[names.EXECUTION_UID], names.attempt_of(labels)
+            if attempt is None or key not in statuses or self.attempts.has(key, attempt):
+                continue
+            if (end := leftovers.end_of(statuses[key], attempt)) is not None:
+                left.append((job, end))
+        names_left = {_place(job) for job, _ in left}
+        found = {place: pod for pod in pods if (place := _place(pod)) in names_left}
+        now = self._clock.now()
+        ends = [leftovers.conclude(self._client, job, found.get(_place(job)), end, now) for job, end in left]
+        await asyncio.gather(*ends)
 
     async def _list(self, resource: Resource, labels: str = "") -> Sequence[JsonObject]:
         places: Sequence[str | None] = self._settings.namespaces or (None,)
@@ -252,6 +273,10 @@ class Operator:
                         "reason": record.reason,
                     },
                 )
+
+
+def _place(body: JsonObject) -> tuple[str, str]:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
 
 
 def _pods(settings: OperatorSettings) -> PodSettings:

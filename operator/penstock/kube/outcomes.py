@@ -22,7 +22,7 @@ from penstock.step.outputs import judge
 from penstock.step.values import Declared, OutputError, parse_output
 
 SETTLE_SECONDS: Final = 5.0
-"""How long after a failed step a collector that runs on is taken as the sign that nobody is ending the pod."""
+"""How long after a failed step and its own start a collector that runs on is the sign that nobody is ending the pod."""
 LOG_SECONDS: Final = 15.0
 """How long the end of a log may take to get to where it can be read."""
 TAIL_LINES: Final = 20
@@ -143,10 +143,21 @@ def _not_started(look: Look, pod: Object, waiting: Object, lost_at: float | None
             why = held.get("message") or held["reason"]
             message = f"waits for its init container {item['name']}: {why}"
             return Seen(_pending(look, Reason.CONTAINER_NOT_CREATED, message), again_at=lost_at)
+    return _unplaced(look, pod, lost_at)
+
+
+def _unplaced(look: Look, pod: Object, lost_at: float | None) -> Seen:
+    """A pod of which no kubelet has said anything yet. `activeDeadlineSeconds` is the kubelet's: before, it is ours."""
     scheduled = next((item for item in podstate.conditions(pod) if item["type"] == "PodScheduled"), {})
-    if scheduled.get("status") == "False":
-        return Seen(_pending(look, Reason.UNSCHEDULABLE, f"no node takes its pod yet: {podstate.said(scheduled)}"))
-    return Seen(_pending(look, None, None), again_at=lost_at)
+    unschedulable = scheduled.get("status") == "False"
+    why = f"no node takes its pod yet: {podstate.said(scheduled)}"
+    due_at = podstate.due_without_node_at(pod)
+    if due_at is not None and look.now >= due_at:
+        message = podstate.too_long(pod) + (f"; {why}" if unschedulable else "")
+        return Seen(_ended(look, None, Reason.TIMED_OUT, message))
+    again_at = min((at for at in (due_at, lost_at) if at is not None), default=None)
+    told = _pending(look, Reason.UNSCHEDULABLE, why) if unschedulable else _pending(look, None, None)
+    return Seen(told, again_at=again_at)
 
 
 def _root_image(look: Look, message: str) -> str:
@@ -218,7 +229,8 @@ def _step_ended(look: Look, pod: Object, done: Object) -> Seen:
     told = look.gone or podstate.phase_final(pod) or podstate.condition(pod, "DisruptionTarget")
     if not told and not podstate.deleted_before(pod, ended_at):
         # A collector cannot tell a step that failed at once from one whose image is being pulled, and runs on.
-        settled_at = ended_at + SETTLE_SECONDS if podstate.others_running(pod) else None
+        since = podstate.others_running_since(pod)
+        settled_at = None if since is None else max(since, ended_at) + SETTLE_SECONDS
         if settled_at is None or look.now < settled_at:
             return Seen(_running(look, done), again_at=settled_at)
     if (disrupted := _disrupted(look, pod, done, ended_at)) is not None:

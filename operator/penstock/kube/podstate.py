@@ -62,6 +62,17 @@ def too_long(pod: Object) -> str:
     return f"took longer than timeoutSeconds: {pod['spec'].get('activeDeadlineSeconds')}"
 
 
+def has_node(pod: Object) -> bool:
+    """Whether a kubelet is there to look after it."""
+    return bool(pod.get("spec", {}).get("nodeName"))
+
+
+def due_without_node_at(pod: Object) -> float | None:
+    """When the time is over of a pod that has no node, where nobody but us ends it; None without such a moment."""
+    seconds, created = pod["spec"].get("activeDeadlineSeconds"), moment(pod["metadata"].get("creationTimestamp"))
+    return None if seconds is None or created is None or has_node(pod) else created + float(seconds)
+
+
 def lost_at(pod: Object) -> float | None:
     """When a pod that is being deleted counts as lost; None for any other."""
     deletion = moment(pod["metadata"].get("deletionTimestamp"))
@@ -156,13 +167,14 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def others_running(pod: Object) -> bool:
-    """Whether a container runs beside the step that the kubelet does not stop when the step has ended."""
-    return any(
-        "running" in item.get("state", {})
+def others_running_since(pod: Object) -> float | None:
+    """When the last container was started that runs beside the step and that the kubelet does not stop with it."""
+    since = [
+        moment(item["state"]["running"].get("startedAt")) or 0.0
         for item in containers(pod, "containerStatuses")
-        if item["name"] != names.STEP_CONTAINER
-    )
+        if item["name"] != names.STEP_CONTAINER and "running" in item.get("state", {})
+    ]
+    return max(since, default=None)
 
 
 def message_room(pod: Object) -> int:

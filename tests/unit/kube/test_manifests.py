@@ -233,7 +233,7 @@ def test_small_inputs_travel_in_annotations_into_files_and_variables() -> None:
         "_odd": "metadata.annotations['inputs.penstock.dev/input.2']",
     }
     assert step_of(found)["volumeMounts"] == [
-        {"name": "penstock-inputs", "mountPath": "/penstock/inputs", "readOnly": True}
+        {"name": "penstock-inputs", "mountPath": "/penstock/inputs", "readOnly": True, "subPath": "..data"}
     ]
     # Taken from the annotation, a text with `$(PATH)` in it is not expanded.
     assert env_of(found)["INPUT_TEXT"]["fieldRef"]["fieldPath"] == paths["text"]
@@ -311,7 +311,10 @@ def test_without_a_collector_image_outputs_of_any_size_are_refused_with_the_reme
 
 
 def test_folders_that_hold_nothing_are_there_only_by_a_setting() -> None:
-    assert "volumes" not in a_pod()["spec"]
+    plain = a_pod()
+    assert "volumes" not in plain["spec"]
+    # A folder that may be written to all the same.
+    assert {"name": "PENSTOCK_OUTPUTS", "value": "/dev/shm"} in step_of(plain)["env"]
     spec = a_pod(PodSettings(empty_folders=True))["spec"]
     assert {mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]} == {
         "/penstock/inputs", "/penstock/outputs",

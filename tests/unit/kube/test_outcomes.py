@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kube_objects import NOON, SETTINGS, Reported
+from kube_objects import NOON, SETTINGS, Reported, second
 from penstock.controller.contract import declared_outputs
 from penstock.engine.types import AttemptId, AttemptPhase, Observation
 from penstock.kube.manifests import job
@@ -62,6 +62,20 @@ def test_an_unschedulable_pod_tells_what_the_scheduler_says() -> None:
     message = "0/1 nodes are available: 1 Insufficient cpu."
     told = Reported().condition("PodScheduled", "False", reason="Unschedulable", message=message)
     assert pending(told) == ("Unschedulable", f"no node takes its pod yet: {message}")
+
+
+def test_a_pod_that_no_node_takes_has_no_more_time_than_others() -> None:
+    told = Reported(timeout=60).condition("PodScheduled", "False", reason="Unschedulable", message="no room")
+    told.pod["metadata"]["creationTimestamp"] = second(NOON)
+    assert look(told, now=NOON + 59).again_at == NOON + 60
+    assert pending(told, now=NOON + 59) == ("Unschedulable", "no node takes its pod yet: no room")
+    assert end(told, now=NOON + 60) == (
+        "TimedOut",
+        None,
+        "took longer than timeoutSeconds: 60; no node takes its pod yet: no room",
+    )
+    told.pod["spec"]["nodeName"] = "node1"  # from now on its kubelet keeps the time
+    assert pending(told, now=NOON + 61)[0] == "Unschedulable"
 
 
 def test_an_image_that_cannot_be_pulled_is_told_in_one_sentence_however_the_kubelet_puts_it() -> None:
@@ -387,6 +401,12 @@ def test_a_step_that_failed_before_the_collector_saw_it_is_told_apart_soon() -> 
     assert waits(told, now=NOON + 14).again_at == NOON + 15
     assert end(told, now=NOON + 15) == (None, 3, "boom")
     assert needs_ending(told.pod)
+
+
+def test_a_collector_that_started_late_has_its_time_to_hand_on_what_a_failed_step_wrote() -> None:
+    told = Reported(SHARED, **JSON).terminated(3, "boom").running("collector", at=NOON + 14)
+    assert waits(told, now=NOON + 18).again_at == NOON + 19
+    assert end(told, now=NOON + 19) == (None, 3, "boom")
 
 
 def test_of_a_failed_step_what_the_collector_found_sound_is_kept() -> None:
