@@ -285,7 +285,7 @@ def _pods(settings: OperatorSettings) -> PodSettings:
         managed=settings.jobs is Jobs.MANAGED,
         collector_image=settings.collector_image,
         collector_mode=mode,
-        run_as_user=settings.run_as_user,
+        run_as_user=settings.run_as_user or None,
     )
 
 

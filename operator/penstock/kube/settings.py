@@ -51,8 +51,8 @@ class OperatorSettings(BaseModel):
     """`sharedPid`: a second container that sees the step's processes. `sidecar`: a native sidecar, about 3 s slower."""
     collector_image: str = ""
     """Image of the collector; needed by steps whose outputs do not fit a termination message."""
-    run_as_user: Annotated[int, Field(ge=1)] | None = None
-    """User of steps whose `podTemplate` names none; unset: the image's own, which must not be root."""
+    run_as_user: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
+    """User of steps whose `podTemplate` names none; 0: the image's own, which must not be root."""
     input_bytes: Annotated[int, Field(ge=1, le=1_048_576)] = 60_000
     """Bound of the values into an execution, in bytes of JSON."""
     output_bytes: Annotated[int, Field(ge=1, le=1_048_576)] = 60_000
