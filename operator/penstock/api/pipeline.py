@@ -25,7 +25,6 @@ from penstock.api.base import (
     Json,
     Metadata,
     Model,
-    ObjectPath,
     ReferenceName,
     Seconds,
     ShortText,
@@ -394,6 +393,3 @@ class Pipeline(Model):
     """What is wanted."""
     status: PipelineStatus | None = None
     """What the operator knows of it; written by the operator alone."""
-
-
-__all__ = ["ObjectPath", "Pipeline", "PipelineSpec", "Step", "StepInput", "StepOutput"]

@@ -63,6 +63,18 @@ async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
                 raise result
 
 
+async def until_one_ends(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Wait until the first of tasks ends, raise what it raised, and cancel the others in any case."""
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @dataclass(slots=True)
 class Held:
     """A live execution between passes, with what has not been written yet because it is not urgent."""

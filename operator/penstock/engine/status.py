@@ -14,8 +14,7 @@ from penstock.api.pipeline import OnFailure
 from penstock.engine.compile import CompiledPipeline
 from penstock.engine.state import STEP, ExecutionState, TaskState
 from penstock.engine.types import File, Head, Identity, Limits, TaskId, Value
-from penstock.engine.wiring import is_file
-from penstock.step.values import json_bytes
+from penstock.engine.wiring import is_file, value_bytes
 
 _TIMES = {
     "queued_at": "queuedAt",
@@ -198,7 +197,7 @@ def load(
         state.put(TaskId(name), **_fields(record))
     state.head = _load_head(status, state)
     state.failed = _failed(state)
-    state.value_bytes = sum(_bytes(record.outputs) for task, record in state.tasks.items() if _counts(state, task))
+    state.value_bytes = sum(value_bytes(record.outputs) for task, record in state.tasks.items() if _counts(state, task))
     state.to_settle = []
     state.take_changes()
     return state
@@ -245,8 +244,3 @@ def _failed(state: ExecutionState) -> dict[str, float]:
 def _counts(state: ExecutionState, task: TaskId) -> bool:
     """Whether a record's outputs count towards what the status holds: a fan-out's are those of its items."""
     return task.index != STEP or state.compiled(task).fan_out is None
-
-
-def _bytes(outputs: Mapping[str, Value]) -> int:
-    plain = {name: value for name, value in outputs.items() if not is_file(value)}
-    return json_bytes(plain) if plain else 0

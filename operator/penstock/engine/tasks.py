@@ -28,8 +28,8 @@ from penstock.engine.types import (
     TaskId,
     Value,
 )
-from penstock.engine.wiring import attempt_inputs, collect, is_file, item_variables, over_limit, value_of
-from penstock.step.values import EXIT_OUTPUTS, json_bytes
+from penstock.engine.wiring import attempt_inputs, collect, item_variables, over_limit, value_bytes, value_of
+from penstock.step.values import EXIT_OUTPUTS
 
 FINALLY_TIME_OVER = "the time of the `finally` steps was over"
 _MAX_ITEM_MESSAGE = 256
@@ -336,19 +336,14 @@ def _wrong_outputs(p: Pass, step: CompiledStep, outputs: Mapping[str, Value]) ->
     if not _fits(p, outputs):
         held, limit = p.state.value_bytes, p.state.limits.status_bytes
         return Reason.OUTPUTS_TOO_LARGE, (
-            f"the steps of this execution have given {held:,} bytes of values, and {_value_bytes(outputs):,} more are "
+            f"the steps of this execution have given {held:,} bytes of values, and {value_bytes(outputs):,} more are "
             f"over the limit of {limit:,}; pass large data as files"
         )
     return None
 
 
-def _value_bytes(outputs: Mapping[str, Value]) -> int:
-    plain = {name: value for name, value in outputs.items() if not is_file(value)}
-    return json_bytes(plain) if plain else 0
-
-
 def _fits(p: Pass, outputs: Mapping[str, Value]) -> bool:
-    return p.state.value_bytes + _value_bytes(outputs) <= p.state.limits.status_bytes
+    return p.state.value_bytes + value_bytes(outputs) <= p.state.limits.status_bytes
 
 
 def _succeed(p: Pass, step: CompiledStep, task: TaskId, seen: Observation) -> None:
@@ -421,7 +416,7 @@ def finish(
     )
     p.again = True
     if counts:
-        state.value_bytes += _value_bytes(outputs)
+        state.value_bytes += value_bytes(outputs)
     if phase.failed and step.spec.on_failure is OnFailure.FAIL:
         state.failed[step.name] = min(at, state.failed.get(step.name, at))
     if task.index != STEP:

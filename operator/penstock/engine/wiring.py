@@ -156,9 +156,14 @@ def is_file(value: Any) -> bool:
     return isinstance(value, File) or (isinstance(value, list) and any(isinstance(item, File) for item in value))
 
 
-def sizes(values: Mapping[str, Value]) -> dict[str, int]:
-    """Bytes of each value as compact JSON in UTF-8; files are left out."""
-    return {name: json_bytes(value) for name, value in values.items() if not is_file(value)}
+def _without_files(values: Mapping[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in values.items() if not is_file(value)}
+
+
+def value_bytes(values: Mapping[str, Value]) -> int:
+    """Bytes of values as one JSON object by name, compact, in UTF-8; files are exempt, and no values take no bytes."""
+    plain = _without_files(values)
+    return json_bytes(plain) if plain else 0
 
 
 def over_limit(what: str, values: Mapping[str, Value], limit: int) -> str | None:
@@ -166,11 +171,12 @@ def over_limit(what: str, values: Mapping[str, Value], limit: int) -> str | None
 
     The size is that of the JSON object of all values by name, compact, in UTF-8; files are exempt.
     """
-    plain = {name: value for name, value in values.items() if not is_file(value)}
+    plain = _without_files(values)
     total = json_bytes(plain)
     if total <= limit:
         return None
-    largest = sorted(sizes(plain).items(), key=lambda entry: -entry[1])[:3]
+    sizes = {name: json_bytes(value) for name, value in plain.items()}
+    largest = sorted(sizes.items(), key=lambda entry: -entry[1])[:3]
     shown = ", ".join(f'"{name}" {size:,}' for name, size in largest)
     return (
         f"the {what} values are together {total:,} bytes as JSON, the limit is {limit:,} (largest: {shown} bytes); "

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.controller.contract import SystemClock
-from penstock.controller.loop import Controller
+from penstock.controller.loop import Controller, until_one_ends
 from penstock.controller.ports import Conflict, Transient
 from penstock.controller.queue import DirtyQueue
 from penstock.engine.state import ExecutionState
@@ -139,13 +139,8 @@ class Operator:
         # Last: kopf cancels what was started after it.
         tasks.append(asyncio.create_task(watch(self, login, self._settings.namespaces, stop=stop)))
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await until_one_ends(tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self.attempts.close()
             self._pipelines.close()
             self._expired.close()

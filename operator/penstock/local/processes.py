@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from penstock.api.pipeline import Step
@@ -159,11 +159,3 @@ def _not_here(place: str, kind: str, name: str) -> CannotStart:
         f"{place}: {kind} {name!r} exists only in a cluster; give the variable a value for local runs (one that is set "
         "when penstock is started is seen by steps that run as processes) and mark the reference optional"
     )
-
-
-def default_parallel() -> int:
-    """How many attempts run at once where nobody says: as many as there are processors, and two at least."""
-    return max(2, os.cpu_count() or 1)
-
-
-__all__: Sequence[str] = ("ProcessAttempts", "command_line", "default_parallel", "step_env")

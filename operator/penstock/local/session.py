@@ -15,7 +15,7 @@ from typing import Any
 from penstock.api.execution import Execution
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.contract import SystemClock
-from penstock.controller.loop import Controller
+from penstock.controller.loop import Controller, until_one_ends
 from penstock.controller.ports import Clock
 from penstock.engine.state import ExecutionState
 from penstock.engine.types import AttemptId, Limits, TaskId
@@ -191,13 +191,8 @@ class LocalSession:
         self._controller.mark(uid)
         tasks = [asyncio.create_task(work) for work in (self._controller.run(), finished.wait(), self._watch(uid))]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await until_one_ends(tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             self._owned.pop(uid).release()
         return self.store.get(uid)
 
