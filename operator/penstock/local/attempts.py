@@ -37,6 +37,8 @@ from penstock.step.values import Declared
 
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL."""
+_BEGINNING_SECONDS = 0.01
+"""Between looks at whether a command that is to be stopped has begun."""
 QUIET_SECONDS = 0.05
 """How long the news that a command has begun may wait: most short steps are over by then, which saves a pass."""
 
@@ -193,9 +195,19 @@ class LocalAttempts(ABC):
             run.start = None
             self._ended(run, self._end(run.seen, End(None, Reason(stop.reason), "it was stopped before it began")))
         elif run.process is not None:
-            self.signal(key, stop.id, run.process, signal.SIGTERM)
             loop = asyncio.get_running_loop()
             run.killer = loop.call_later(self.machine.grace_seconds, self._kill, run)
+            self._terminate(run)
+
+    def _terminate(self, run: _Run) -> None:
+        """Ask a command to end, as soon as it can hear it."""
+        if run.process is None or self._closed:
+            return
+        age = self.machine.clock.now() - (run.seen.started_at or 0.0)
+        if run.process.begun(age):
+            self.signal(run.key, run.seen.id, run.process, signal.SIGTERM)
+        else:
+            asyncio.get_running_loop().call_later(_BEGINNING_SECONDS, self._terminate, run)
 
     def _kill(self, run: _Run) -> None:
         if run.process is not None:

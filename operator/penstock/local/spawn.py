@@ -38,6 +38,10 @@ from pathlib import Path
 _SHELL = "/bin/sh"
 _SCRIPT = 'trap : HUP INT TERM; echo "pid $$" >&0 && "$@" </dev/null; c=$?; echo "exit $c" >&0; exit $c'
 # `trap :` and not `trap ''`: the shell survives what is sent to its group, the command gets the signals' own meaning.
+_BEGUN_SECONDS = 0.5
+"""After this a command counts as begun where the system does not show the shell's children."""
+_NO_CHILD_SECONDS = 5.0
+"""After this a shell without a child counts as one whose command has ended."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
@@ -154,6 +158,25 @@ class Process:
             os.close(self._pidfd)
             self._pidfd = -1
         self._loop = None
+
+    def begun(self, age: float) -> bool:
+        """Whether the command itself runs, or has: before, the shell around it would swallow a signal.
+
+        Between its fork and its exec the command is still a copy of the shell, traps included.
+
+        Args:
+            age: how long ago the shell was started, in seconds; where the system cannot tell, this has to do.
+        """
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_bytes().split()
+            shell = Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        except OSError:
+            return age >= _BEGUN_SECONDS
+        if not children:
+            return read_state(self._state).exit_code is not None or age >= _NO_CHILD_SECONDS
+        with contextlib.suppress(OSError):  # it is gone already
+            return Path(f"/proc/{int(children[0])}/cmdline").read_bytes() != shell
+        return True
 
     def signal(self, number: int) -> None:
         """Send a signal to the command and all that it has started in its process group."""

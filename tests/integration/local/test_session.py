@@ -24,9 +24,9 @@ from penstock.local.sources import scan
 
 
 @asynccontextmanager
-async def opened(home: Path, *, runner: str = "process") -> AsyncIterator[LocalSession]:
+async def opened(home: Path, *, runner: str = "process", **settings: Any) -> AsyncIterator[LocalSession]:
     """A session that is closed at the end of the block."""
-    session = LocalSession(Settings(home=home, runner=runner))
+    session = LocalSession(Settings(home=home, runner=runner, **settings))
     try:
         yield session
     finally:
@@ -187,6 +187,18 @@ async def test_a_cancel_stops_the_whole_process_group(tmp_path: Path) -> None:
         found = await asyncio.wait_for(task, 20)
     assert found["status"]["phase"] == "Cancelled"
     await until(lambda: not _runs(int(pid_file.read_text())))
+
+
+async def test_a_step_that_has_only_just_been_started_hears_that_it_is_to_stop(tmp_path: Path) -> None:
+    spec = pipeline({"name": "broken", "script": "exit 1"}, {"name": "long", "script": "sleep 1000"})
+    codes = []
+    async with opened(tmp_path / "home") as session:
+        for number in range(25):
+            uid = submit(session, execution(f"run-{number}"), spec)
+            found = await asyncio.wait_for(session.run(uid), 60)
+            codes += [step.get("exitCode") for step in found["status"]["steps"] if step["name"] == "long"]
+    # 137 would be SIGKILL, after SIGTERM got lost between the shell's fork and its exec.
+    assert set(codes) <= {143, None}
 
 
 def _runs(pid: int) -> bool:
