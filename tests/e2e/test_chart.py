@@ -22,7 +22,8 @@ EVERYTHING = (
     "--set=networkPolicy.from[0].namespaceSelector.matchLabels.name=monitoring",
     "--set=networkPolicy.apiServer.cidrs={10.0.0.1/32}",
     "--set=image.digest=sha256:" + "a" * 64 + ",image.pullSecrets[0].name=pull,priorityClassName=high",
-    "--set=podLabels.team=data,podAnnotations.note=x,serviceAccount.annotations.note=x,nodeSelector.disk=ssd",
+    "--set=podLabels.team=data,podAnnotations.note=x,commonLabels.cost-center=x,serviceAccount.annotations.note=x,nodeSelector.disk=ssd",
+    "--set=topologySpreadConstraints[0].topologyKey=zone,topologySpreadConstraints[0].maxSkew=2",
     "--set=tolerations[0].key=batch,extraEnv[0].name=TZ,extraEnv[0].value=UTC",
 )
 LITTLE = ("--set=networkPolicy.enabled=false,podDisruptionBudget.enabled=false,rbac.userRoles=false,replicas=1",)
@@ -48,11 +49,11 @@ PERMISSIONS = {
     ("penstock.dev", "executions/status"): "patch update",
     ("batch", "jobs"): "create delete get list watch",
     ("batch", "jobs/status"): "patch update",
+    ("batch", "jobs/finalizers"): "update",
     ("", "pods"): "create delete get list patch watch",
     ("", "pods/log"): "get",
     ("", "configmaps"): "create delete get",
     ("apps", "controllerrevisions"): "create delete get list watch",
-    ("", "events"): "create patch",
     ("events.k8s.io", "events"): "create patch",
 }
 
@@ -286,12 +287,14 @@ class TestSettings:
             "jobs": "ordinary",
             "collector": "sidecar",
             "collector_image": "other:1",
+            "run_as_user": 0,
             "input_bytes": 1048576,
             "output_bytes": 1000000,
             "max_parallel_requests": 32,
             "workers": 7,
             "resync_seconds": 300,
             "revision_limit": 10,
+            "events": "warnings",
             "log_format": "text",
             "log_level": "DEBUG",
         }
@@ -343,6 +346,9 @@ class TestNetworkPolicy:
         ("image.digest=latest", "at '/image/digest'"),
         ("replicas=two", "at '/replicas'"),
         ("podDisruptionBudget.maxUnavailable=0", "at '/podDisruptionBudget/maxUnavailable'"),
+        ("podDisruptionBudget.maxUnavailable=0%", "at '/podDisruptionBudget/maxUnavailable'"),
+        (r"podLabels.app\.kubernetes\.io/name=x", "at '/podLabels/app.kubernetes.io~1name'"),
+        (r"commonLabels.helm\.sh/chart=x", "at '/commonLabels/helm.sh~1chart'"),
         ("networkPolicy.apiServer.ports={0}", "at '/networkPolicy/apiServer/ports/0'"),
         ("serviceAccount.create=false", "serviceAccount.name: needed where serviceAccount.create is false"),
         ("image.repository=", "image.repository: say where the image is"),
@@ -352,3 +358,22 @@ def test_refuses_values_that_cannot_be_right(helm: Path, values: str, message: s
     done = template(helm, "--set", IMAGE, "--set", values)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+@every_variant
+def test_labels_of_ones_own_are_on_every_object_and_in_no_selector(helm: Path, arguments: tuple[str, ...]) -> None:
+    objects = render(helm, [*arguments, "--set=commonLabels.owner=data,podLabels.owner=ops"])
+    deployment = one(objects, "Deployment")
+    assert {each["metadata"]["labels"]["owner"] for each in objects} == {"data"}
+    assert deployment["spec"]["template"]["metadata"]["labels"]["owner"] == "ops"  # the nearer one counts
+    assert "owner" not in deployment["spec"]["selector"]["matchLabels"]
+    assert "owner" not in one(objects, "Service")["spec"]["selector"]
+
+
+@pytest.mark.parametrize("budget", [(), ("--set-string=podDisruptionBudget.maxUnavailable=1%",)])
+def test_a_single_replica_does_not_keep_its_node_from_being_drained(helm: Path, budget: tuple[str, ...]) -> None:
+    spec = one(render(helm, ["--set=replicas=1", *budget]), "PodDisruptionBudget")["spec"]
+    # Kubernetes rounds a share of pods that may be away up, so of one pod 1 % is one.
+    assert "minAvailable" not in spec
+    assert spec["maxUnavailable"] not in {0, "0", "0%"}
+    assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"

@@ -25,6 +25,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: penstock
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "penstock.labels" -}}
@@ -101,6 +104,11 @@ capabilities:
 - apiGroups: [batch]
   resources: [jobs/status]
   verbs: [patch, update]
+# A Job is not gone before its pod is. Where the API server enforces permissions of owner references (OpenShift does),
+# whoever says so in the pod needs this.
+- apiGroups: [batch]
+  resources: [jobs/finalizers]
+  verbs: [update]
 # Pods are ended by their deadline, which keeps their logs.
 - apiGroups: [""]
   resources: [pods]
@@ -117,7 +125,8 @@ capabilities:
 - apiGroups: [apps]
   resources: [controllerrevisions]
   verbs: [get, list, watch, create, delete]
-- apiGroups: ["", events.k8s.io]
+# Events for people.
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- end -}}

@@ -99,6 +99,8 @@ def start(layout: Layout, processes: Processes, kube: Path, *, controller_manage
         "--kubelet-certificate-authority", certificate, "--kubelet-client-certificate", certificate,
         "--kubelet-client-key", key, "--kubelet-preferred-address-types", "InternalIP",
         "--token-auth-file", layout.state / "tokens.csv", "--authorization-mode", "Node,RBAC",
+        # OpenShift has it on: whoever makes an object that others wait for in deletion needs rights on its owner.
+        "--enable-admission-plugins", "OwnerReferencesPermissionEnforcement",
         "--allow-privileged=true", "--service-account-issuer", "https://kubernetes.default.svc",
         "--service-account-key-file", layout.pki / "service-accounts.key",
         "--service-account-signing-key-file", layout.pki / "service-accounts.key",
