@@ -6,11 +6,17 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -300,3 +306,153 @@ def test_what_one_is_not_allowed_to_do_is_said_in_one_paragraph(
     ended = OnCluster(penstock.cli, theirs, namespace)("get", code=2)
     assert ended.err.startswith("penstock: you are not allowed to do this: executions.penstock.dev is forbidden")
     assert len(ended.err.splitlines()) == 1
+
+
+def test_fields_that_others_own_are_a_conflict_that_names_them(penstock: OnCluster, kubectl: Kubectl) -> None:
+    kubectl.apply({**CHAIN, "spec": {**CHAIN["spec"], "description": "theirs", "maxParallel": 3}})
+    mine = {**CHAIN, "spec": {**CHAIN["spec"], "description": "mine", "maxParallel": 2}}
+    chain = penstock.cli.write("chain.yaml", mine)
+    for command in (("apply", chain), ("run", "--cluster", chain)):
+        refused = penstock(*command, code=2).err
+        assert 'pipeline "chain" was not changed' in refused
+        assert '"kubectl" owns spec.description and spec.maxParallel;' in refused and "--force-conflicts" in refused
+        assert len(refused.splitlines()) == 1
+    assert kubectl.get("pipelines", "chain")["spec"]["description"] == "theirs"
+    assert penstock("apply", "--force-conflicts", "-f", chain).out == "pipeline.penstock.dev/chain configured\n"
+    assert kubectl.get("pipelines", "chain")["spec"]["description"] == "mine"
+    assert penstock("apply", chain).out == "pipeline.penstock.dev/chain unchanged\n"
+
+
+def test_an_execution_may_run_what_the_cluster_has_an_older_revision_too(penstock: OnCluster, kubectl: Kubectl) -> None:
+    penstock("run", "--cluster", "--quiet", penstock.cli.write("chain.yaml", CHAIN))
+    extra = {"name": "third", "script": "true", "dependsOn": ["second"]}
+    changed = {**CHAIN, "spec": {**CHAIN["spec"], "steps": [*CHAIN["spec"]["steps"], extra]}}
+    penstock("run", "--cluster", "--quiet", penstock.cli.write("changed.yaml", changed))
+    old = execution({"generateName": "old-"}, pipeline={"name": "chain", "revision": 1})
+    old_file = penstock.cli.write("old.yaml", changed, old)  # the pipeline beside it is not applied
+    ended = penstock("run", "--cluster", old_file, "--input", "rows=20", "--output", "json")
+    assert (ended.object["status"]["revision"], ended.phases) == (
+        "chain-1",
+        {"first": "Succeeded", "second": "Succeeded"},
+    )
+    assert ended.object["status"]["outputs"] == [{"name": "total", "value": 42}]
+    new = penstock.cli.write("new.yaml", execution({"generateName": "new-"}, pipeline={"name": "chain"}))
+    assert "third" in penstock("run", "--cluster", new, "--output", "json").phases
+    for wanted, message in (
+        ({"name": "chain", "revision": 7}, 'pipeline "chain" has no revision 7 in namespace'),
+        ({"name": "chian"}, 'there is no pipeline "chian"'),
+    ):
+        wrong = penstock.cli.write("wrong.yaml", execution({"generateName": "x-"}, pipeline=wanted))
+        assert message in penstock("run", "--cluster", wrong, code=2).err
+    assert '--input "rowz"' in penstock("run", "--cluster", old_file, "--input", "rowz=1", code=2).err
+
+
+def test_what_changes_is_watched(penstock: OnCluster) -> None:
+    watcher = penstock.start("get", "-w", "-o", "wide", "-l", "team=a")
+    printed = penstock.cli.folder / ".background-1.out"
+    chain = penstock.cli.write("chain.yaml", CHAIN)
+    wait_until(lambda: "PHASE" in printed.read_text(encoding="utf-8"), timeout=SECONDS, what="the head of the table")
+    runs = [
+        execution({"name": name, "labels": {"team": team}}, pipeline={"name": "chain"})
+        for name, team in (("mine", "a"), ("theirs", "b"))
+    ]
+    penstock("apply", chain, penstock.cli.write("runs.yaml", *runs))
+    penstock.await_phase("theirs", "Succeeded")
+    wait_until(
+        lambda: re.search(r"mine +chain +Succeeded", printed.read_text(encoding="utf-8")),
+        timeout=SECONDS,
+        what="the end of the execution",
+    )
+    watcher.signal(signal.SIGINT)
+    ended = watcher.ended()
+    assert ended.code == 130
+    assert re.search(r"mine +chain +Running", ended.out) and "theirs" not in ended.out
+    assert ended.out.count("NAME ") == 1
+
+
+def test_kubectl_shows_phase_progress_age_and_duration(penstock: OnCluster, kubectl: Kubectl) -> None:
+    run = execution({"name": "one"}, pipeline={"name": "chain"})
+    penstock("apply", penstock.cli.write("all.yaml", CHAIN, run))
+    penstock.await_phase("one", "Succeeded")
+    head, row = kubectl("get", "exec").splitlines()
+    assert head.split() == ["NAME", "PHASE", "PROGRESS", "PIPELINE", "REVISION", "AGE", "DURATION"]
+    assert re.fullmatch(r"one +Succeeded +2/2 +chain +chain-1 +\d+\w* +\d[\d.ms]*s", row.rstrip())
+
+
+class Line:
+    """A connection to the cluster that can be cut."""
+
+    def __init__(self, server: str) -> None:
+        address = urlsplit(server)
+        self._target = (str(address.hostname), int(address.port or 443))
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            self._open += [client, server]
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65_536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+        finally:
+            source.close()  # each end is closed by who reads from it
+
+    def cut(self) -> None:
+        """All connections break off; new ones can be made."""
+        for each in self._open:
+            with suppress(OSError):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                each.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def close(self) -> None:
+        """No more connections."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+
+def test_logs_are_followed_through_lost_connections_without_gaps_and_doubles(
+    penstock: OnCluster, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    content = yaml.safe_load(kubectl.kubeconfig.read_text(encoding="utf-8"))
+    line = Line(content["clusters"][0]["cluster"]["server"])
+    content["clusters"][0]["cluster"]["server"] = line.url
+    through = tmp_path / "through.kubeconfig"
+    through.write_text(yaml.safe_dump(content), encoding="utf-8")
+    count = 'i=0; while [ $i -lt 60 ]; do i=$((i + 1)); echo "a $i"; echo "b $i"; sleep 0.1; done'
+    steps: list[dict[str, Any]] = [
+        {"name": "count", "script": count},
+        {"name": "later", "script": "echo end", "dependsOn": ["count"]},
+    ]
+    run = execution({"name": "one"}, pipelineSpec={**pipeline("x", steps)["spec"], "defaults": DEFAULTS})
+    penstock("apply", penstock.cli.write("run.yaml", run))
+    follower = OnCluster(penstock.cli, through, kubectl.namespace).start("logs", "-f", "one")
+    printed = penstock.cli.folder / ".background-1.out"
+
+    def has(mark: str) -> bool:
+        return mark in printed.read_text(encoding="utf-8")
+
+    for mark in ("a 5\n", "b 20\n", "a 40\n"):
+        wait_until(partial(has, mark), timeout=SECONDS, what=mark, every=0.05)
+        line.cut()
+    ended = follower.ended()
+    line.close()
+    assert ended.code == 0, ended
+    lines = [f"count | {letter} {number}" for number in range(1, 61) for letter in "ab"]
+    assert ended.out.splitlines() == [*lines, "later | end"]
+    assert "trouble, trying again" in ended.err

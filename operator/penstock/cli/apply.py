@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from penstock.kube.resources import DEPLOYMENTS, EXECUTIONS, PIPELINES, Resource
 if TYPE_CHECKING:
     from penstock.api.manifest import Document
     from penstock.cli.cluster import Cluster
+    from penstock.kube.errors import ApiError
 
 MANAGER = "penstock-cli"
 """Who owns the fields that this command applies: not the operator, and not `kubectl`."""
@@ -23,14 +25,26 @@ _ORDER = {"Pipeline": PIPELINES, "Deployment": DEPLOYMENTS, "Execution": EXECUTI
 
 
 @click.command("apply")
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("files", nargs=-1, metavar="FILE…")
+@click.option("--filename", "-f", "more", multiple=True, metavar="FILE", help="The same as FILE, as kubectl has it.")
+@click.option(
+    "--force-conflicts", is_flag=True, help="Take over fields that others own (kubectl, a GitOps tool) from them."
+)
 @where_options
-def command(where: Where, files: tuple[str, ...]) -> int:
+def command(where: Where, files: tuple[str, ...], more: tuple[str, ...], force_conflicts: bool) -> int:
     """Check manifests and apply them to a cluster.
 
     FILE is a YAML or JSON file, a folder of them, or - for standard input. Nothing is applied unless all of them are
     right. Objects of other kinds are left to kubectl. An Execution with generateName is made anew each time.
+
+    It is a server-side apply: a field that somebody else owns and that says something else is a conflict, which is told
+    and changes nothing of that object.
     """
+    files = (*files, *more)
+    if not files:
+        raise click.UsageError("Say what to apply: FILE…, a folder, or - for standard input.")
+    if remote := [each for each in files if each.startswith(("http://", "https://"))]:
+        raise click.UsageError(f"{remote[0]}: is not a file here; run: curl -fsSL {remote[0]} | penstock apply -")
     from penstock.api.problems import InvalidManifest  # noqa: PLC0415 - not needed for --help
     from penstock.cli.manifests import read_all  # noqa: PLC0415
 
@@ -51,7 +65,7 @@ def command(where: Where, files: tuple[str, ...]) -> int:
     async def work(cluster: Cluster) -> int:
         bodies = [(_ORDER[document.kind], body_of(cluster, document)) for document in ours]
         for resource, body in bodies:
-            name, done = await apply(cluster, resource, body)
+            name, done = await apply(cluster, resource, body, force=force_conflicts)
             emit(f"{reference(resource, name)} {done}")
         return OK
 
@@ -80,17 +94,44 @@ def body_of(cluster: Cluster, document: Document) -> dict[str, Any]:
     return {key: value for key, value in document.data.items() if key != "status"} | {"metadata": metadata}
 
 
-async def apply(cluster: Cluster, resource: Resource, body: Mapping[str, Any]) -> tuple[str, str]:
-    """Apply one object, or create it if its name is to be made; gives its name and what was done."""
+async def apply(
+    cluster: Cluster, resource: Resource, body: Mapping[str, Any], *, force: bool = False
+) -> tuple[str, str]:
+    """Apply one object, or create it if its name is to be made; gives its name and what was done.
+
+    Raises:
+        Refused: somebody else owns fields that would change, and `force` is not given.
+    """
+    from penstock.kube.errors import Conflict  # noqa: PLC0415
+
     metadata = body["metadata"]
     if not metadata.get("name"):
         made = await cluster.client.create(resource, dict(body))
         return made["metadata"]["name"], "created"
     before = await _version(cluster, resource, metadata["name"], metadata["namespace"])
-    after = await cluster.client.apply(resource, dict(body), manager=MANAGER)
+    try:
+        after = await cluster.client.apply(resource, dict(body), manager=MANAGER, force=force)
+    except Conflict as error:
+        if not (owners := _owners(error)):
+            raise
+        raise Refused(
+            f'{resource.kind.lower()} "{metadata["name"]}" was not changed, others own fields that your manifest '
+            f"changes: {owners}; take these fields out of the manifest, let their owners change them, or take them "
+            "over with `penstock apply --force-conflicts`"
+        ) from None
     if not before:
         return metadata["name"], "created"
     return metadata["name"], "unchanged" if after["metadata"]["resourceVersion"] == before else "configured"
+
+
+def _owners(error: ApiError) -> str:
+    """Who owns which fields, `"kubectl" owns spec.a and spec.b`; empty if this is another kind of conflict."""
+    found: dict[str, list[str]] = {}
+    for cause in error.details.get("causes") or ():
+        if cause.get("reason") == "FieldManagerConflict":
+            owner = re.search(r'"(.*?)"', cause.get("message", ""))
+            found.setdefault(owner[1] if owner else "somebody", []).append(cause.get("field", "").removeprefix("."))
+    return "; ".join(f'"{owner}" owns {" and ".join(fields)}' for owner, fields in found.items())
 
 
 async def _version(cluster: Cluster, resource: Resource, name: str, namespace: str) -> str:

@@ -91,10 +91,11 @@ def _set_suspended(where: Where, words: Sequence[str], *, suspended: bool) -> in
 @click.argument("execution", metavar="EXECUTION")
 @where_options
 def retry(where: Where, execution: str) -> int:
-    """Run a finished execution again from its beginning, as a new execution with the same inputs; prints its name.
+    """Run a finished execution again from its first step, as a new execution with the same spec; prints its name.
 
-    It runs the newest revision of the pipeline, unless the first one asked for a certain one. The first one stays as it
-    is.
+    All steps run again, also those that have succeeded before; nothing is taken over from the first execution, which
+    stays as it is. Inputs are the same. It runs the newest revision of the pipeline, unless the first execution asked
+    for a certain one (spec.pipeline.revision) or holds its pipeline itself.
     """
     (name,) = _executions([execution])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ from penstock.cli.main import ERROR, USAGE, complain
 from penstock.kube.resources import DEPLOYMENTS, EXECUTIONS, PIPELINES, Resource
 
 if TYPE_CHECKING:
+    from penstock.kube.access import Access, Source
     from penstock.kube.client import Client
     from penstock.kube.errors import ApiError
     from penstock.kube.transport import Transport
@@ -30,10 +31,14 @@ KINDS: Mapping[str, Resource] = {
 }
 """The words for kinds; `kubectl` knows the same."""
 
-NEEDS = 'commands against a cluster need more than is installed ({name}); run: pip install "penstock[operator]"'
+NEEDS = 'commands against a cluster need more than is installed ({name}); run: pip install "penstock[cluster]"'
 NO_SUCH_KIND = (
     "this cluster does not know the kind {kind} of penstock.dev/v1alpha1; install Penstock there (charts/penstock), "
     "or say which cluster is meant with --context"
+)
+NO_NAMESPACE = (
+    'there is no namespace "{name}" in this cluster; name another with --namespace, or make it with '
+    "`kubectl create namespace {name}`"
 )
 TRIES = 3
 """How often a request is made: people do not wait as patiently as an operator."""
@@ -55,11 +60,17 @@ class Where:
         kubeconfig: file to read; None: as kubectl finds it.
         context: context of it; None: the current one.
         namespace: None: the context's own, or `default`.
+        user: whom requests are made for; None: who the credentials say.
+        groups: of that user.
+        uid: of that user.
     """
 
     kubeconfig: Path | None = None
     context: str | None = None
     namespace: str | None = None
+    user: str | None = None
+    groups: tuple[str, ...] = ()
+    uid: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +95,13 @@ def where_options(command: F) -> F:
     import functools  # noqa: PLC0415
 
     @functools.wraps(command)
-    def wrapped(*, kubeconfig: Path | None, context: str | None, namespace: str | None, **options: Any) -> Any:
-        return command(where=Where(kubeconfig=kubeconfig, context=context, namespace=namespace), **options)
+    def wrapped(**options: Any) -> Any:
+        return command(where=Where(**{name: options.pop(name) for name in Where.__dataclass_fields__}), **options)
 
     for option in (
+        click.option("--as-uid", "uid", metavar="UID", help="Uid of --as."),
+        click.option("--as-group", "groups", multiple=True, metavar="NAME", help="A group of --as; may be repeated."),
+        click.option("--as", "user", metavar="NAME", help="User to impersonate, if you are allowed to."),
         click.option("--namespace", "-n", metavar="NAME", help="Namespace; the context's own by default."),
         click.option("--context", metavar="NAME", help="Context of the kubeconfig; the current one by default."),
         click.option(
@@ -134,7 +148,9 @@ async def _connected(where: Where, work: Callable[[Cluster], Awaitable[int]]) ->
     from penstock.kube.credentials import Sessions, find_source  # noqa: PLC0415
     from penstock.kube.transport import Settings, Transport  # noqa: PLC0415
 
-    source = find_source(_environment(), kubeconfig=where.kubeconfig, context=where.context)
+    source = find_source(_environment(), kubeconfig=where.kubeconfig, context=where.context, plugins=True)
+    if where.user is not None or where.groups or where.uid is not None:
+        source = _Impersonating(source, where)
     sessions = Sessions(source, trust_env=True)
     try:
         connection = await sessions.current()
@@ -148,6 +164,20 @@ async def _connected(where: Where, work: Callable[[Cluster], Awaitable[int]]) ->
         return await work(cluster)
     finally:
         await sessions.close()
+
+
+class _Impersonating:
+    """Credentials with the user that a command line wants to be, instead of the one that a kubeconfig names."""
+
+    def __init__(self, source: Source, where: Where) -> None:
+        self._source, self._where = source, where
+
+    def load(self) -> Access:
+        """What the source says now, with that user."""
+        from penstock.kube.access import impersonation  # noqa: PLC0415
+
+        who = impersonation(self._where.user or "", uid=self._where.uid or "", groups=self._where.groups)
+        return replace(self._source.load(), impersonate=who)
 
 
 def _environment() -> dict[str, str]:
@@ -171,6 +201,8 @@ def explained(error: ApiError) -> Refused:
             return Refused(f"the cluster does not accept your credentials: {said}; log in again, or name a --context")
         case errors.Forbidden():
             return Refused(f"you are not allowed to do this: {said}")
+        case errors.NotFound() if error.details.get("kind") == "namespaces":
+            return Refused(NO_NAMESPACE.format(name=error.details.get("name")))
         case errors.NotFound() if not error.details.get("name"):
             kind = next((one.kind for one in KINDS.values() if f"/{one.plural}" in error.message), "asked for")
             return Refused(NO_SUCH_KIND.format(kind=kind))
@@ -258,8 +290,27 @@ async def not_found(cluster: Cluster, resource: Resource, name: str, error: ApiE
         )
     except ApiError:
         return Refused(text)  # who may get but not list has no use for another complaint
+    if not listed.items:
+        await check_namespace(cluster)
     near = suggest(name, listed.items)
     return Refused(text + (near or ("" if listed.items else f"; it has no {resource.plural}")))
+
+
+async def check_namespace(cluster: Cluster) -> None:
+    """Tell an empty namespace from one that is not there; who may not look is taken to know its name.
+
+    Raises:
+        Refused: there is no such namespace.
+    """
+    from penstock.kube.errors import ApiError, NotFound  # noqa: PLC0415
+    from penstock.kube.resources import NAMESPACES  # noqa: PLC0415
+
+    try:
+        await cluster.client.get(NAMESPACES, cluster.namespace, metadata_only=True)
+    except NotFound:
+        raise Refused(NO_NAMESPACE.format(name=cluster.namespace)) from None
+    except ApiError:
+        return
 
 
 def cleaned(body: dict[str, Any], resource: Resource) -> dict[str, Any]:

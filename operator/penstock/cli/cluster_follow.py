@@ -19,7 +19,8 @@ PATIENCE_SECONDS = 120.0
 """How long a cluster that answered before may be away; the restart of an API server takes half a minute."""
 PAUSE_SECONDS = 1.0
 
-_HEALS = (Unreachable, ServerError, TooManyRequests, Gone)
+HEALS = (Unreachable, ServerError, TooManyRequests, Gone)
+"""Errors of a cluster that is away or has too much to do."""
 
 
 async def versions(
@@ -62,7 +63,7 @@ async def versions(
             if answered is None:
                 raise
             return
-        except _HEALS as error:
+        except HEALS as error:
             if answered is None or loop.time() - answered > PATIENCE_SECONDS:
                 raise
             if not away:
@@ -85,7 +86,7 @@ async def _watch(
     path = resource.path(namespace=meta["namespace"])
     call = Call("watch", "GET", path, resource.plural, params=params, endless=True)
     async with aclosing(cluster.transport.stream(call)) as chunks:
-        async for line in _lines(chunks):
+        async for line in whole_lines(chunks):
             event = json.loads(line)
             if event["type"] == "ERROR":
                 return
@@ -96,7 +97,7 @@ async def _watch(
             yield found
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def whole_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Whole lines however long they are: the client's own reader cuts those of logs, and these are objects."""
     rest = bytearray()
     async for data in chunks:

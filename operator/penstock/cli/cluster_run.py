@@ -8,13 +8,19 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
+from penstock.api.base import PipelineRef
+from penstock.api.execution import Execution
+from penstock.api.manifest import Document
+from penstock.api.pipeline import Pipeline, PipelineSpec
 from penstock.cli import apply, columns, local_run
-from penstock.cli.cluster import Cluster, Refused, Where, cleaned, on_cluster
+from penstock.cli.cluster import Cluster, Refused, Where, cleaned, fetch, on_cluster
 from penstock.cli.cluster_follow import versions
 from penstock.cli.local_run import EXIT, RunRequest
 from penstock.cli.logs import tail_of
@@ -25,8 +31,9 @@ from penstock.engine.compile import CompiledPipeline, compile_pipeline
 from penstock.engine.state import ExecutionState, TaskState
 from penstock.engine.status import load
 from penstock.engine.types import File, Identity, TaskId
-from penstock.kube.errors import AlreadyExists, ApiError
-from penstock.kube.resources import EXECUTIONS, PIPELINES
+from penstock.kube.errors import AlreadyExists, ApiError, NotFound
+from penstock.kube.resources import CONTROLLER_REVISIONS, EXECUTIONS, PIPELINES
+from penstock.kube.revisions import PIPELINE_LABEL, object_name
 from penstock.local.objects import Objects
 
 READY_SECONDS = 10.0
@@ -49,22 +56,75 @@ class _Stored(Objects):
 
 def run(where: Where, *, files: Sequence[str], **options: Any) -> int:
     """Run on a cluster; gives the exit code. The options are those of a local run."""
-    request = local_run.prepare(files=files, **options)
+    documents = local_run.read(files)
+    wanted = None if options["pipeline"] else _elsewhere(documents)
+    request = None if wanted else _prepared(documents, None, files=files, **options)
+
+    async def work(cluster: Cluster) -> int:
+        if request is not None:
+            return await _run(cluster, request)
+        assert wanted is not None  # noqa: S101  # or there is a request
+        stored = wanted[0].name, await _stored(cluster, *wanted)
+        try:
+            return await _run(cluster, _prepared(documents, stored, files=files, **options))
+        except click.UsageError as error:
+            raise Refused(error.message) from None
+
+    return on_cluster(where, work)
+
+
+def _prepared(documents: Sequence[Document], stored: tuple[str, PipelineSpec] | None, **options: Any) -> RunRequest:
+    request = local_run.prepare(documents=documents, stored=stored, **options)
     if request.files:
         raise click.UsageError(
             f'--input "{next(iter(request.files))}": files of this machine need object storage, which this version '
             "does not have on Kubernetes."
         )
+    return request
 
-    async def work(cluster: Cluster) -> int:
-        return await _run(cluster, request)
 
-    return on_cluster(where, work)
+def _elsewhere(documents: Sequence[Document]) -> tuple[PipelineRef, str | None] | None:
+    """The pipeline and namespace of an Execution whose pipeline is on the cluster and not in the files."""
+    executions = [document.model for document in documents if isinstance(document.model, Execution)]
+    if len(executions) != 1 or executions[0].spec.pipeline is None:
+        return None
+    reference = executions[0].spec.pipeline
+    if reference.revision is None and any(isinstance(document.model, Pipeline) for document in documents):
+        return None
+    return reference, executions[0].metadata.namespace
+
+
+async def _stored(cluster: Cluster, reference: PipelineRef, namespace: str | None) -> PipelineSpec:
+    """The pipeline that an Execution names, as the cluster has it: a certain revision, or as it is now."""
+    place = namespace or cluster.namespace
+    if reference.revision is None:
+        found = (await fetch(replace(cluster, namespace=place), PIPELINES, reference.name))["spec"]
+    else:
+        revision = f"{reference.name}-{reference.revision}"
+        try:
+            found = (await cluster.client.get(CONTROLLER_REVISIONS, object_name(revision), place))["data"]
+        except NotFound:
+            labels = f"{PIPELINE_LABEL}={reference.name}"
+            listed = await cluster.client.list(
+                CONTROLLER_REVISIONS, namespace=place, labels=labels, keep=lambda body: int(body["revision"])
+            )
+            there = ", ".join(map(str, sorted(listed.items))) or "none"
+            raise Refused(
+                f'spec.pipeline.revision: pipeline "{reference.name}" has no revision {reference.revision} in '
+                f'namespace "{place}"; there are: {there}'
+            ) from None
+    try:
+        return PipelineSpec.model_validate(found)
+    except ValidationError:
+        raise Refused(
+            f'pipeline "{reference.name}" on the cluster is not one that this version of penstock understands; see '
+            f"`penstock describe pipeline {reference.name}`, and use the version that the cluster has"
+        ) from None
 
 
 async def _run(cluster: Cluster, request: RunRequest) -> int:
     body = _body(cluster, request)
-    if "pipeline" in body["spec"]:
+    if "pipeline" in body["spec"] and not request.stored:
         await _apply_pipeline(cluster, request, body["metadata"]["namespace"])
     try:
         made = await cluster.client.create(EXECUTIONS, body)
@@ -94,7 +154,7 @@ def _body(cluster: Cluster, request: RunRequest) -> dict[str, Any]:
         )
     spec = dict(given["spec"])
     name, pipeline = request.pipeline
-    if "pipeline" in spec and apply.only(request.documents, "Pipeline", name) is None:
+    if "pipeline" in spec and not request.stored and apply.only(request.documents, "Pipeline", name) is None:
         del spec["pipeline"]
         spec["pipelineSpec"] = pipeline.manifest()
     if not metadata.get("name") and not metadata.get("generateName"):

@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from penstock.cli.view import duration
-from penstock.engine.status import from_timestamp
+from penstock.engine.status import duration, from_timestamp
 
 Body = Mapping[str, Any]
 Cell = Callable[[Body, float], str]
@@ -135,19 +134,24 @@ WIDE: Mapping[str, Sequence[tuple[str, Cell]]] = {
 }
 
 
-def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> list[str]:
+def widths_of(rows: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column is, in characters."""
+    return [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+
+
+def table(rows: Sequence[Sequence[str]], *, indent: str = "", widths: Sequence[int] | None = None) -> list[str]:
     """Lines of a table whose columns are three spaces apart; the first row is its head."""
     if not rows:
         return []
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    widths = widths or widths_of(rows)
     return [
         (indent + "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))).rstrip()
         for row in rows
     ]
 
 
-def object_table(kind: str, bodies: Sequence[Body], now: float, *, wide: bool, namespaces: bool) -> list[str]:
-    """Lines of the table of some objects.
+def object_rows(kind: str, bodies: Sequence[Body], now: float, *, wide: bool, namespaces: bool) -> list[list[str]]:
+    """The table of some objects: its head, and a row for each.
 
     Args:
         kind: their kind.
@@ -160,5 +164,9 @@ def object_table(kind: str, bodies: Sequence[Body], now: float, *, wide: bool, n
     if namespaces:
         columns.insert(0, ("NAMESPACE", _at("metadata", "namespace")))
     rows = [[head for head, _ in columns]]
-    rows += [[cell(body, now) for _, cell in columns] for body in bodies]
-    return table(rows)
+    return rows + [[cell(body, now) for _, cell in columns] for body in bodies]
+
+
+def object_table(kind: str, bodies: Sequence[Body], now: float, *, wide: bool, namespaces: bool) -> list[str]:
+    """Lines of that table; the arguments are those of `object_rows`."""
+    return table(object_rows(kind, bodies, now, wide=wide, namespaces=namespaces))

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from penstock.cli.cluster import Where, cleaned, fetch, kind_of, on_cluster, reference, targets, where_options
-from penstock.cli.main import OK, emit
+from penstock.cli.cluster import (
+    Where,
+    check_namespace,
+    cleaned,
+    fetch,
+    kind_of,
+    on_cluster,
+    reference,
+    targets,
+    where_options,
+)
+from penstock.cli.main import OK, complain, emit
 from penstock.kube.resources import EXECUTIONS, Resource
 
 if TYPE_CHECKING:
@@ -28,8 +38,9 @@ if TYPE_CHECKING:
 )
 @click.option("--selector", "-l", default="", metavar="LABELS", help="Only those with these labels: app=x,tier!=y.")
 @click.option("--all-namespaces", "-A", is_flag=True, help="Of all namespaces.")
+@click.option("--watch", "-w", is_flag=True, help="Go on with what changes until Ctrl-C; one kind at a time.")
 @where_options
-def command(where: Where, words: tuple[str, ...], output: str, selector: str, all_namespaces: bool) -> int:
+def command(where: Where, words: tuple[str, ...], output: str, selector: str, all_namespaces: bool, watch: bool) -> int:
     """List the objects of a kind, or those that are named.
 
     KIND is pipelines (pipe), deployments (pdep) or executions (exec), which is what is listed if none is given. Several
@@ -38,13 +49,29 @@ def command(where: Where, words: tuple[str, ...], output: str, selector: str, al
     wanted = targets(words) if len(words) > 1 or "/" in "".join(words) else []
     if wanted and (selector or all_namespaces):
         raise click.UsageError("Objects that are named need neither --selector nor --all-namespaces.")
+    if watch and len(wanted) > 1:
+        raise click.UsageError("--watch: name one object, or a kind.")
 
     async def work(cluster: Cluster) -> int:
-        if wanted:
+        if wanted and not watch:
             found = [(resource, await fetch(cluster, resource, name)) for resource, name in wanted]
             _print(found, output, single=len(found) == 1)
             return OK
-        resource = _kind(words)
+        resource = wanted[0][0] if wanted else _kind(words)
+        if watch:
+            from penstock.cli.watch import watch as watch_objects  # noqa: PLC0415
+
+            if wanted:
+                await fetch(cluster, *wanted[0])
+            await watch_objects(
+                cluster,
+                resource,
+                namespace=None if all_namespaces else cluster.namespace,
+                labels=selector,
+                fields=f"metadata.name={wanted[0][1]}" if wanted else "",
+                show=_Rows(resource, output, all_namespaces).show,
+                on_trouble=lambda said: complain(f"trouble, trying again: {said}"),
+            )
         listing = await cluster.client.list(
             resource,
             namespace=None if all_namespaces else cluster.namespace,
@@ -53,6 +80,8 @@ def command(where: Where, words: tuple[str, ...], output: str, selector: str, al
         )
         found = [(resource, body) for body in sorted(listing.items, key=_order(resource))]
         if not found and output in {"table", "wide"}:
+            if not all_namespaces:
+                await check_namespace(cluster)
             place = "the cluster" if all_namespaces else f'namespace "{cluster.namespace}"'
             emit(f"no {resource.plural} in {place}", err=True)
             return OK
@@ -62,6 +91,34 @@ def command(where: Where, words: tuple[str, ...], output: str, selector: str, al
     if not wanted:
         _kind(words)  # wrong words are told before a cluster is asked
     return on_cluster(where, work)
+
+
+class _Rows:
+    """Prints objects as they change: in a table with one head, whose columns never get narrower."""
+
+    def __init__(self, resource: Resource, output: str, namespaces: bool) -> None:
+        self._resource, self._output, self._namespaces = resource, output, namespaces
+        self._widths: list[int] = []
+
+    def show(self, bodies: list[dict[str, Any]]) -> None:
+        """Print these."""
+        bodies = sorted(bodies, key=_order(self._resource))
+        if self._output not in {"table", "wide"}:
+            for body in bodies:
+                if self._output == "yaml":
+                    emit("---")
+                _print([(self._resource, body)], self._output, single=True)
+            return
+        from penstock.cli.columns import object_rows, table, widths_of  # noqa: PLC0415
+
+        first = not self._widths
+        rows = object_rows(
+            self._resource.kind, bodies, time.time(), wide=self._output == "wide", namespaces=self._namespaces
+        )
+        now = widths_of(rows)
+        self._widths = now if first else [max(pair) for pair in zip(self._widths, now, strict=True)]
+        for line in table(rows, widths=self._widths)[0 if first else 1 :]:
+            emit(line)
 
 
 def _kind(words: Sequence[str]) -> Resource:

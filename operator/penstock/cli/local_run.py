@@ -48,6 +48,7 @@ class RunRequest:
         fresh: never go on with an interrupted execution.
         quiet: show no progress.
         output: `text`, `json` or `yaml`.
+        stored: whether the pipeline is on a cluster, and need not be brought there.
     """
 
     documents: Sequence[Document]
@@ -59,11 +60,27 @@ class RunRequest:
     fresh: bool
     quiet: bool
     output: str
+    stored: bool = False
+
+
+def read(files: Sequence[str]) -> list[Document]:
+    """The documents of all files.
+
+    Raises:
+        InvalidManifest: they are not right.
+    """
+    documents = read_all(files)
+    errors = [problem for document in documents for problem in document.problems if problem.severity == "error"]
+    if errors:
+        raise InvalidManifest(errors)
+    return documents
 
 
 def prepare(
     *,
     files: Sequence[str],
+    documents: Sequence[Document] | None = None,
+    stored: tuple[str, PipelineSpec] | None = None,
     inputs: Sequence[str],
     output: str,
     pipeline: str | None,
@@ -77,15 +94,15 @@ def prepare(
 ) -> RunRequest:
     """Everything that can be found wrong before anything is stored or started.
 
+    The arguments are those of `penstock run`, and `documents`: what the files hold, if they were read already; and
+    `stored`: name and spec of the Execution's pipeline, if a cluster has it and the files need not.
+
     Raises:
         InvalidManifest: the manifests are not right.
         click.UsageError: the options are not right.
     """
-    documents = read_all(files)
-    errors = [problem for document in documents for problem in document.problems if problem.severity == "error"]
-    if errors:
-        raise InvalidManifest(errors)
-    execution, chosen = _choose(documents, pipeline)
+    documents = read(files) if documents is None else documents
+    execution, chosen = _choose(documents, pipeline, stored)
     spec = chosen[1]
     compile_pipeline(spec)
     given = parse(spec, inputs)
@@ -107,10 +124,13 @@ def prepare(
         fresh=new,
         quiet=quiet,
         output=output,
+        stored=stored is not None,
     )
 
 
-def _choose(documents: Sequence[Document], wanted: str | None) -> tuple[Execution, tuple[str, PipelineSpec]]:
+def _choose(
+    documents: Sequence[Document], wanted: str | None, stored: tuple[str, PipelineSpec] | None
+) -> tuple[Execution, tuple[str, PipelineSpec]]:
     """The execution that is meant, or one made for the pipeline that is meant, and the pipeline."""
     executions = [document.model for document in documents if isinstance(document.model, Execution)]
     if len(executions) > 1:
@@ -127,9 +147,12 @@ def _choose(documents: Sequence[Document], wanted: str | None) -> tuple[Executio
     reference = execution.spec.pipeline
     if reference is None:
         raise click.UsageError("The Execution names no pipeline.")
+    if stored is not None:
+        return execution, stored
     if reference.revision is not None:
         raise click.UsageError(
-            "spec.pipeline.revision: a local run takes the pipeline as it is in the files; take it out."
+            "spec.pipeline.revision: a local run takes the pipeline as it is in the files; take it out, or add "
+            "--cluster."
         )
     return execution, one_pipeline(documents, reference.name)
 

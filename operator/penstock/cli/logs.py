@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +18,6 @@ from penstock.kube.resources import EXECUTIONS, PODS
 
 if TYPE_CHECKING:
     from penstock.cli.cluster import Cluster
-
-POLL_SECONDS = 1.0
-"""How often a command that follows looks for further attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +76,11 @@ def command(
 
     async def work(cluster: Cluster) -> int:
         body = await fetch(cluster, EXECUTIONS, name)
-        _check(body, choice)
+        check(body, choice)
         if follow:
-            await _follow(cluster, body, choice)
+            from penstock.cli.log_follow import follow as follow_logs  # noqa: PLC0415
+
+            await follow_logs(cluster, body, choice)
         else:
             await _print(cluster, body, choice)
         return OK
@@ -95,13 +92,14 @@ def command(
         return OK
 
 
-def _steps(body: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def steps_of(body: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The steps of an execution by name, as its status has them."""
     return {step["name"]: step for step in (body.get("status") or {}).get("steps") or ()}
 
 
-def _check(body: Mapping[str, Any], choice: Choice) -> None:
+def check(body: Mapping[str, Any], choice: Choice) -> None:
     """Whether there is such a step; one of an execution that nobody has taken up may yet come to be."""
-    steps = _steps(body)
+    steps = steps_of(body)
     if choice.step and steps and choice.step not in steps:
         from penstock.api.problems import suggest  # noqa: PLC0415
 
@@ -127,7 +125,7 @@ async def find(cluster: Cluster, body: Mapping[str, Any], choice: Choice) -> lis
     labels = ",".join(f"{key}={value}" for key, value in wanted.items())
     namespace = body["metadata"]["namespace"]
     listing = await cluster.client.list(PODS, namespace=namespace, labels=labels, keep=_printed)
-    order = {name: position for position, name in enumerate(_steps(body))}
+    order = {name: position for position, name in enumerate(steps_of(body))}
     found = [each for each in listing.items if each is not None]
     return sorted(found, key=lambda each: (order.get(each.attempt.step, len(order)), *each.attempt))
 
@@ -181,7 +179,7 @@ async def _print(cluster: Cluster, body: Mapping[str, Any], choice: Choice) -> N
     many = len(found) > 1
     for each in found:
         if each.waiting:
-            complain(f"{_title(each.attempt)} has not started: {each.waiting}")
+            complain(f"{title_of(each.attempt)} has not started: {each.waiting}")
             continue
         try:
             text = await cluster.client.log(
@@ -191,101 +189,40 @@ async def _print(cluster: Cluster, body: Mapping[str, Any], choice: Choice) -> N
                 tail=choice.tail,
             )
         except NotFound:
-            complain(f"{_title(each.attempt)}: its Pod is gone, and its log with it")
+            complain(f"{title_of(each.attempt)}: its Pod is gone, and its log with it")
             continue
         lines = text.split(b"\n")
         if lines[-1] == b"":
             lines.pop()
-        _write(lines, each.attempt, many)
+        write(lines, each.attempt, many)
 
 
 def _why_none(body: Mapping[str, Any], choice: Choice) -> str:
     name, status = body["metadata"]["name"], body.get("status") or {}
-    entry = _steps(body).get(choice.step, {})
+    entry = steps_of(body).get(choice.step, {})
     attempts = entry.get("attempts", 0)
     if choice.step and choice.attempt is not None and choice.attempt > attempts and "itemCount" not in entry:
         return f'step "{choice.step}" had {attempts} attempt{"" if attempts == 1 else "s"} so far'
     if choice.step and (entry.get("phase", "Pending") == "Pending" or not entry.get("startedAt")):
         why = f": {entry['message']}" if entry.get("message") else ""
         return f'step "{choice.step}" has printed nothing, it is {entry.get("phase", "Pending")}{why}'
-    if not any(step.get("startedAt") for step in _steps(body).values()):
+    if not any(step.get("startedAt") for step in steps_of(body).values()):
         why = f": {status['message']}" if status.get("message") else ""
         return f'no step of execution "{name}" has started; it is {status.get("phase", "Pending")}{why}'
     return f"the Pods of {f'step {choice.step!r}' if choice.step else f'execution {name!r}'} are gone, and their logs"
 
 
-def _title(attempt: AttemptId) -> str:
+def title_of(attempt: AttemptId) -> str:
+    """Whose log it is, for people."""
     from penstock.cli.view import title  # noqa: PLC0415
 
     return title(attempt.task)
 
 
-def _write(lines: Sequence[bytes], attempt: AttemptId, prefixed: bool) -> None:
-    prefix = f"{_title(attempt)} | ".encode() if prefixed else b""
+def write(lines: Sequence[bytes], attempt: AttemptId, prefixed: bool) -> None:
+    """Print lines of a log, each with whose it is if there are several."""
+    prefix = f"{title_of(attempt)} | ".encode() if prefixed else b""
     out = sys.stdout.buffer
     for line in lines:
         out.write(prefix + line + b"\n")
     out.flush()
-
-
-async def _follow(cluster: Cluster, body: Mapping[str, Any], choice: Choice) -> None:
-    """Print what is there and what comes, of attempts to come too."""
-    first: dict[TaskId, int] | None = None
-    readers: dict[AttemptId, asyncio.Task[None]] = {}
-    told: dict[AttemptId, str] = {}
-    prefixed = _is_many(body, choice)
-    name = body["metadata"]["name"]
-    try:
-        while True:
-            over = _is_over(body, choice)
-            found = await find(cluster, body, choice)
-            if first is None:  # of attempts that are over only the last one is wanted
-                first = {each.attempt.task: each.attempt.attempt for each in found}
-            for each in found:
-                if each.attempt in readers or each.attempt.attempt < first.get(each.attempt.task, 0):
-                    continue
-                if each.waiting:
-                    if told.get(each.attempt) != each.waiting:
-                        told[each.attempt] = each.waiting
-                        complain(f"{_title(each.attempt)} is waiting: {each.waiting}")
-                    continue
-                readers[each.attempt] = asyncio.create_task(_read(cluster, body, each, choice.tail, prefixed))
-            if over:
-                await asyncio.gather(*readers.values())
-                return
-            done = [reader for reader in readers.values() if reader.done()]
-            for reader in done:
-                reader.result()
-            await asyncio.sleep(POLL_SECONDS)
-            body = await fetch(cluster, EXECUTIONS, name)
-            _check(body, choice)
-            prefixed = prefixed or _is_many(body, choice)
-    finally:
-        for reader in readers.values():
-            reader.cancel()
-        await asyncio.gather(*readers.values(), return_exceptions=True)
-
-
-def _is_over(body: Mapping[str, Any], choice: Choice) -> bool:
-    from penstock.cli.columns import finished  # noqa: PLC0415
-
-    entry = _steps(body).get(choice.step, {})
-    if entry.get("phase", "Pending") not in {"Pending", "Running", "Retrying"}:
-        return True
-    return finished((body.get("status") or {}).get("phase", ""))
-
-
-def _is_many(body: Mapping[str, Any], choice: Choice) -> bool:
-    steps = _steps(body)
-    if choice.step:
-        return choice.item is None and "itemCount" in steps.get(choice.step, {})
-    return len(steps) != 1 or any("itemCount" in step for step in steps.values())
-
-
-async def _read(cluster: Cluster, body: Mapping[str, Any], one: Printed, tail: int | None, prefixed: bool) -> None:
-    lines = cluster.client.follow_log(
-        one.pod, namespace=body["metadata"]["namespace"], container=names.STEP_CONTAINER, tail=tail
-    )
-    async with aclosing(lines):
-        async for line in lines:
-            _write([line], one.attempt, prefixed)

@@ -31,6 +31,7 @@ COMMANDS = {
     "graph": ("penstock.cli.graph", "Draw the graph of a pipeline as text or Mermaid."),
     "schema": ("penstock.cli.schema", "Print the JSON Schema of manifests, for editors."),
     "operator": ("penstock.cli.operator", "Run the operator on a Kubernetes cluster."),
+    "gateway": ("penstock.cli.gateway", "Serve the files of a folder store by signed URLs."),
     "apply": ("penstock.cli.apply", "Put manifests onto a cluster."),
     "get": ("penstock.cli.get", "List pipelines, deployments and executions of a cluster."),
     "describe": ("penstock.cli.describe", "Show all about an object of a cluster."),
@@ -42,6 +43,9 @@ COMMANDS = {
     "delete": ("penstock.cli.change:delete", "Delete objects of a cluster."),
 }
 """Name to module (whose `command`, or what stands after the colon, is called) and one line of help."""
+
+_WITH_VALUE = frozenset({"-n", "--namespace", "--context", "--kubeconfig", "--as", "-o", "--output", "-l", "-f"})
+"""Options of commands after which a value stands that is no command."""
 
 EPILOG = """\b
 Exit codes:
@@ -56,6 +60,17 @@ Documentation: docs/README.md of the repository."""
 
 class LazyGroup(click.Group):
     """A group that imports a command's module only when the command is called."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; options of a command that stand before its name are told where they belong."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            order = _reordered(given)
+            if order is None:
+                raise
+            ctx.fail(f"No such option: {error.option_name}. Options of a command stand after its name: {order}")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands."""
@@ -88,6 +103,17 @@ class LazyGroup(click.Group):
             hint = f' Did you mean "{near[0]}"?' if near else f" There are: {', '.join(COMMANDS)}."
             ctx.fail(f'No such command "{name}".{hint}')
         return super().resolve_command(ctx, args)
+
+
+def _reordered(args: list[str]) -> str | None:
+    """A command line with the options that stand before the command's name behind it; None where there is no name."""
+    import shlex  # noqa: PLC0415 - only for this message
+
+    for position, word in enumerate(args):
+        is_value = position > 0 and args[position - 1] in _WITH_VALUE
+        if word in COMMANDS and not is_value:
+            return shlex.join(["penstock", word, *args[position + 1 :], *args[:position]])
+    return None
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

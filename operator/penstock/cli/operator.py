@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from penstock.cli.main import ERROR, OK, USAGE, complain
-
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with what was given as `extra`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as a line."""
-        found: dict[str, Any] = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        found |= {key: value for key, value in record.__dict__.items() if key not in _STANDARD and value is not None}
-        if record.exc_info:
-            found["exception"] = self.formatException(record.exc_info)
-        return json.dumps(found, default=str, ensure_ascii=False)
 
 
 @click.command("operator")
@@ -50,19 +27,16 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
     import signal  # noqa: PLC0415
 
     from penstock.kube.credentials import CredentialsError, Sessions, find_source  # noqa: PLC0415
+    from penstock.kube.logs import set_up  # noqa: PLC0415
     from penstock.kube.operator import LeaseLost, run  # noqa: PLC0415
-    from penstock.kube.settings import BadSettings, LogFormat, from_environment  # noqa: PLC0415
+    from penstock.kube.settings import BadSettings, from_environment  # noqa: PLC0415
 
     try:
         settings = from_environment(os.environ)
     except BadSettings as error:
         complain(str(error))
         return USAGE
-    handler = logging.StreamHandler(sys.stderr)
-    if settings.log_format is LogFormat.JSON:
-        handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    set_up(settings.log_format, settings.log_level)
 
     async def work() -> None:
         stop = asyncio.Event()

@@ -7,31 +7,64 @@ import sys
 from pathlib import Path
 
 import click
+from pydantic import BaseModel
 
 from penstock.cli.main import COMMANDS, cli
 from penstock.engine import reasons
+from penstock.kube.metrics import Metrics
 from penstock.kube.settings import PREFIX, OperatorSettings
+from penstock.storage.settings import StoreSettings
 
 
 def pages() -> dict[str, str]:
     """File name to content."""
-    return {"status.md": reasons.table(), "cli.md": _commands(), "operator.md": _settings()}
+    return {"status.md": reasons.table(), "cli.md": _commands(), "operator.md": _settings(), "storage.md": _storage()}
 
 
 def _settings() -> str:
     """The operator's settings, as Markdown."""
-    lines = [
+    head = [
         "# Settings of the operator",
         "",
         "Environment variables of `penstock operator`; the chart sets them from its values.",
-        "",
-        "| variable | default | meaning |",
-        "|---|---|---|",
     ]
-    for name, field in OperatorSettings.model_fields.items():
-        default = field.default if not isinstance(field.default, tuple) else ",".join(field.default)
-        lines.append(f"| `{PREFIX}{name.upper()}` | {f'`{default}`' if default != '' else ''} | {field.description} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*head, *_variables(OperatorSettings), *_metrics()]) + "\n"
+
+
+def _storage() -> str:
+    """The object store's settings, as Markdown."""
+    head = [
+        "# Settings of the object store",
+        "",
+        "Environment variables of whatever uses the object store; [object-storage.md](../object-storage.md) says how.",
+    ]
+    return "\n".join([*head, *_variables(StoreSettings)]) + "\n"
+
+
+def _variables(settings: type[BaseModel]) -> list[str]:
+    """A table of environment variables, as lines of Markdown."""
+    lines = ["", "| variable | default | meaning |", "|---|---|---|"]
+    for name, field in settings.model_fields.items():
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = "" if field.is_required() or default in ("", None) else f"`{default}`"
+        lines.append(f"| `{PREFIX}{name.upper()}` | {shown} | {field.description} |")
+    return lines
+
+
+def _metrics() -> list[str]:
+    """The operator's metrics, as lines of Markdown."""
+    lines = [
+        "",
+        "## Metrics",
+        "",
+        "What `/metrics` has for Prometheus; times in seconds. Sum over the replicas: only one of them leads.",
+        "",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, kind, labels, meaning in Metrics().described():
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |")
+    return lines
 
 
 def _commands() -> str:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.cli.main import emit
-from penstock.cli.view import duration
-from penstock.engine.status import from_timestamp, load_value
+from penstock.engine.status import duration, from_timestamp, load_value
 from penstock.engine.types import AttemptId, File
 from penstock.local.logs import tail
 from penstock.local.objects import Objects

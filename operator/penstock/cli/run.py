@@ -72,7 +72,9 @@ def command(where: Where, cluster: bool, **options: Any) -> int:
 
         return cluster_run.run(where, **options)
     if where != Where():
-        raise click.UsageError("--kubeconfig, --context and --namespace say which cluster is meant; add --cluster.")
+        raise click.UsageError(
+            "--kubeconfig, --context, --namespace and --as say which cluster is meant and for whom; add --cluster."
+        )
     import asyncio  # noqa: PLC0415 - 50 ms that --help need not pay
 
     from penstock.cli import local_run  # noqa: PLC0415

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from penstock.api.execution import StepPhase
 from penstock.cli.main import emit
 from penstock.engine.state import STEP, ExecutionState, TaskState
+from penstock.engine.status import duration
 from penstock.engine.types import AttemptId, TaskId
 from penstock.local.logs import last_line
 
@@ -65,18 +66,6 @@ class View(Protocol):
 def title(task: TaskId) -> str:
     """A step's name, an item's with its index: `train[3]`."""
     return task.step if task.index == STEP else f"{task.step}[{task.index}]"
-
-
-def duration(seconds: float) -> str:
-    """A duration for people: `0.4s`, `12s`, `3m05s`, `2h04m`."""
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def elapsed(record: TaskState, now: float) -> float | None:

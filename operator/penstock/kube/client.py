@@ -192,11 +192,28 @@ class Client:
         )
 
     async def apply(
-        self, resource: Resource, body: JsonObject, *, subresource: str = "", manager: str = FIELD_MANAGER
+        self,
+        resource: Resource,
+        body: JsonObject,
+        *,
+        subresource: str = "",
+        manager: str = FIELD_MANAGER,
+        force: bool = True,
     ) -> JsonObject:
-        """Server-side apply: fields in `body` become as they are there and ours, fields no longer there go."""
+        """Server-side apply: fields in `body` become as they are there and ours, fields no longer there go.
+
+        Args:
+            resource: its kind.
+            body: the object; its kind and version are added.
+            subresource: for example `status`.
+            manager: who owns the fields then.
+            force: whether fields are taken over that somebody else owns and that say something else.
+
+        Raises:
+            Conflict: without `force`, there are such fields; the causes in `details` name them.
+        """
         path = _path_of(resource, body, subresource)
-        params = {"fieldManager": manager, "force": "true"}
+        params = {"fieldManager": manager, "force": "true" if force else "false"}
         body = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
         return await self._json(
             Call("apply", "PATCH", path, _label(resource, subresource), params=params, body=body, content_type=_APPLY)
@@ -331,11 +348,26 @@ class Client:
         return await self._transport.send(_log_call(pod, namespace, params))
 
     async def follow_log(
-        self, pod: str, *, namespace: str, container: str, tail: int | None = None, timestamps: bool = False
+        self,
+        pod: str,
+        *,
+        namespace: str,
+        container: str,
+        tail: int | None = None,
+        timestamps: bool = False,
+        since: str = "",
     ) -> AsyncGenerator[bytes, None]:
         """What a container prints, line by line without the line's end, until it ends.
 
         Lines over 1 MiB come in pieces. Close it (`contextlib.aclosing`) if you do not read to the end.
+
+        Args:
+            pod: name of the Pod.
+            namespace: where it is.
+            container: which one.
+            tail: no more than so many of the lines that are there, the last ones.
+            timestamps: begin each line with when it was printed; a line's further pieces have no timestamp.
+            since: only lines that were printed in this second or later, as RFC 3339 has it.
 
         Raises:
             Unreachable: the connection was lost on the way; what came so far is all that was had.
@@ -343,6 +375,8 @@ class Client:
         params = {**_log_params(container, tail, None, False), "follow": "true"}
         if timestamps:
             params["timestamps"] = "true"
+        if since:
+            params["sinceTime"] = since
         async with aclosing(self._transport.stream(_log_call(pod, namespace, params, endless=True))) as chunks:
             async for line in _lines(chunks):
                 yield line

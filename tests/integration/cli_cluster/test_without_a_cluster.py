@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,13 @@ def test_the_light_installation_names_the_extra_to_install(cli: Cli, arguments: 
     cli.write("light/aiohttp.py", "raise ImportError('No module named aiohttp', name='aiohttp')\n")
     ended = call(cli, *arguments, PYTHONPATH=str(cli.folder / "light"))
     assert ended.code == 2
-    assert '(aiohttp); run: pip install "penstock[operator]"' in one_paragraph(ended)
+    assert '(aiohttp); run: pip install "penstock[cluster]"' in one_paragraph(ended)
+
+
+def test_groups_without_a_user_cannot_be_taken_on(cli: Cli) -> None:
+    ended = call(cli, "get", "--as-group", "g", "--kubeconfig", kubeconfig(cli, "https://127.0.0.1:1"))
+    assert ended.code == 2
+    assert "only be taken on together with a user; name one with --as" in one_paragraph(ended)
 
 
 def test_an_unknown_context_is_told_with_those_that_there_are(cli: Cli) -> None:
@@ -93,9 +100,48 @@ def test_an_unknown_context_is_told_with_those_that_there_are(cli: Cli) -> None:
 
 
 def test_a_kubeconfig_goes_before_the_service_account_of_a_pod(cli: Cli) -> None:
-    config = kubeconfig(cli, "https://127.0.0.1:1", exec={"command": "login"})
+    config = kubeconfig(cli, "https://127.0.0.1:1", tokenFile="none")
     ended = call(cli, "get", KUBECONFIG=config, KUBERNETES_SERVICE_HOST="10.0.0.1")
-    assert "credential plugins are not supported" in one_paragraph(ended)
+    assert "none: the token cannot be read" in one_paragraph(ended)
+
+
+V1 = "client.authentication.k8s.io/v1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"command": ""}, "users[u].user.exec.command: is missing"),
+        (
+            {"apiVersion": "client.authentication.k8s.io/v1alpha1"},
+            "not 'client.authentication.k8s.io/v1alpha1'; let the",
+        ),
+        ({"args": [1]}, "users[u].user.exec.args: must be a list of texts"),
+        ({"env": [{"name": "A"}]}, "users[u].user.exec.env: must be a list of entries with name and value"),
+        ({"interactiveMode": "Maybe"}, "exec.interactiveMode: must be Never, IfAvailable or Always, not 'Maybe'"),
+        ({"interactiveMode": "Always"}, "wants to ask you something, but standard input is no terminal"),
+        ({"command": "no-such-login"}, '"no-such-login" cannot be found, or not be run; install it'),
+        ({"command": "no-such-login", "installHint": "brew install it"}, "not be run; brew install it"),
+        ({"args": ["hello"]}, 'the credential plugin "echo" did not print JSON'),
+        ({"args": ["[]"]}, "did not print an ExecCredential"),
+        ({"answer": {"apiVersion": "v1"}}, "printed apiVersion 'v1', but the kubeconfig says"),
+        ({"answer": {}}, "gave no credentials: what it printed has no status"),
+        ({"answer": {"status": {}}}, "gave neither a token nor a client certificate"),
+        ({"answer": {"status": {"token": 7}}}, "gave credentials that are not texts"),
+        ({"answer": {"status": {"clientKeyData": "x"}}}, "gave a client certificate or a key without the other"),
+        (
+            {"answer": {"status": {"token": "x", "expirationTimestamp": "soon"}}},
+            "an expirationTimestamp that is none: 'soon'",
+        ),
+        ({"answer": {"status": {"clientKeyData": "x", "clientCertificateData": "x"}}}, "cannot be used"),
+    ],
+)
+def test_a_credential_plugin_that_cannot_be_used(cli: Cli, fields: dict[str, Any], message: str) -> None:
+    answer = {"kind": "ExecCredential", "apiVersion": V1, **fields.pop("answer", {})}
+    plugin = {"command": "echo", "apiVersion": V1, "args": [json.dumps(answer)], **fields}
+    ended = call(cli, "get", KUBECONFIG=kubeconfig(cli, "https://127.0.0.1:1", exec=plugin))
+    assert ended.code == 2
+    assert message in one_paragraph(ended)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +149,11 @@ def test_a_kubeconfig_goes_before_the_service_account_of_a_pod(cli: Cli) -> None
     [
         (("get", "pipelnes"), 'There is no kind "pipelnes"; did you mean "pipelines"?'),
         (("get", "foo", "x"), 'There is no kind "foo"; there are pipelines (pipe), deployments (pdep)'),
+        (("-n", "x", "get", "exec"), "stand after its name: penstock get exec -n x"),
+        (("--context", "run", "get", "-o", "wide"), "stand after its name: penstock get -o wide --context run"),
+        (("apply",), "Say what to apply: FILE…, a folder, or - for standard input."),
+        (("apply", "-f", "https://x/y.yaml"), "run: curl -fsSL https://x/y.yaml | penstock apply -"),
+        (("get", "exec/x", "exec/y", "-w"), "--watch: name one object, or a kind."),
         (("get", "exec", "x", "-A"), "Objects that are named need neither --selector nor --all-namespaces."),
         (("describe", "pipe"), "Say which Pipeline: give its name."),
         (("delete", "exec/"), '"exec/": write KIND NAME or KIND/NAME.'),
@@ -112,7 +163,7 @@ def test_a_kubeconfig_goes_before_the_service_account_of_a_pod(cli: Cli) -> None
         (("suspend", "pipe/x"), "A pipeline does not run by itself: name an execution or a deployment."),
         (("logs", "x", "--item", "3"), "--item: say of which STEP."),
         (("logs", "x", "y", "--attempt", "0"), "0 is not in the range x>=1"),
-        (("run", "p.yaml", "-n", "team"), "say which cluster is meant; add --cluster."),
+        (("run", "p.yaml", "-n", "team"), "say which cluster is meant and for whom; add --cluster."),
         (("run", "p.yaml", "--cluster", "--runner", "docker"), "--runner is for runs on this machine; leave it out"),
         (("run", "p.yaml", "--cluster", "--new"), "--new is for runs on this machine; leave it out"),
     ],

@@ -80,6 +80,18 @@ def test_what_else_a_cluster_may_say(tmp_path: Path) -> None:
     )
 
 
+def test_somebody_else_can_be_named_whom_requests_are_made_for(tmp_path: Path) -> None:
+    who = {"as": "jane", "as-uid": "7", "as-groups": ["a", "b"], "as-user-extra": {"Scope/x": ["one", "two"]}}
+    assert Kubeconfig([config(tmp_path, users=user(token="t", **who))]).load().impersonate == (
+        ("Impersonate-User", "jane"),
+        ("Impersonate-Uid", "7"),
+        ("Impersonate-Group", "a"),
+        ("Impersonate-Group", "b"),
+        ("Impersonate-Extra-Scope%2Fx", "one"),
+        ("Impersonate-Extra-Scope%2Fx", "two"),
+    )
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -100,8 +112,14 @@ def test_what_else_a_cluster_may_say(tmp_path: Path) -> None:
             {"users": user(exec={"command": "aws"})},
             r"users\[u\]\.user\.exec: credential plugins are not supported by the op",
         ),
-        ({"users": user(**{"auth-provider": {"name": "gcp"}})}, "auth-provider: auth providers are not supported"),
-        ({"users": user(**{"as": "root"})}, r"users\[u\]\.user\.as: impersonation is not supported"),
+        ({"users": user(**{"auth-provider": {"name": "gcp"}})}, "auth-provider: Kubernetes 1.26 has dropped these"),
+        (
+            {"users": user(**{"as-groups": ["g"]})},
+            r"users\[u\]\.user: groups, uids and extras can only be taken on together",
+        ),
+        ({"users": user(**{"as": "me", "as-groups": "g"})}, r"users\[u\]\.user\.as-groups: must be a list of texts"),
+        ({"users": user(**{"as": "me", "as-user-extra": ["x"]})}, r"as-user-extra: must be a map of lists of texts"),
+        ({"users": user(**{"as": "a\nb"})}, r"users\[u\]\.user: 'a.*' cannot be the name of anybody"),
         ({"users": user(**{"client-key-data": "***"})}, r"users\[u\]\.user\.client-key-data: is not base64"),
     ],
 )
