@@ -54,7 +54,7 @@ image: ## Build the container image; IMAGE=name, BASE=image to build on
 	"$$builder" build $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(IMAGE) .
 
 lock: $(READY) ## Pin all dependencies anew, with hashes, for every platform
-	@$(COMPILE) --group dev --extra operator --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --group dev --extra operator --extra gateway --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --extra operator --extra gateway --output-file requirements-operator.lock pyproject.toml
 	@echo 'hatchling>=1.27' | $(COMPILE) --output-file requirements-build.lock -
 

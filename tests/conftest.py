@@ -6,6 +6,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# A deadline is an assertion on time: on a loaded machine it fails for nothing.
+settings.register_profile("penstock", deadline=None)
+settings.load_profile("penstock")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

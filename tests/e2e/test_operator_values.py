@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.images import ctr
+from e2e.cluster.shell import wait_until
 from e2e.image import PYTHON_IMAGE
 from e2e.kubectl import Kubectl
 from e2e.manifests import BUSYBOX
@@ -201,6 +203,97 @@ def roomy_place(
 def test_a_value_of_a_million_bytes_passes_where_the_limits_are_raised(roomy_place: Place) -> None:
     status = roomy_place.wait(roomy_place.start({**passing_on(1_000_000), "outputs": []}))
     assert_intact(status, 1_000_000)
+
+
+def test_a_value_that_would_be_stored_twice_and_does_not_fit_twice_is_refused_and_kept_once(
+    roomy_place: Place,
+) -> None:
+    status = roomy_place.wait(roomy_place.start(passing_on(1_000_000)))
+    assert (status["phase"], status["reason"]) == ("Failed", "OutputsTooLarge"), status["message"]
+    assert "together over the limit" in status["message"]
+    assert "pass large data as files" in status["message"]
+    assert values(step_of(status, "make"))["text"] == made(1_000_000)
+
+
+def test_a_status_that_no_server_stores_ends_the_execution_with_what_fits_and_says_why(roomy_place: Place) -> None:
+    # What items give that do not succeed is stored with each of them and once more in the outputs of the step.
+    text = {"name": "text", "type": "string"}
+    python = {"image": PYTHON_IMAGE, "shell": ["python3", "-c"]}
+    many = {
+        "name": "many",
+        "forEach": {"items": list(range(9))},
+        "inputs": [{"name": "size", "value": 100_000}],
+        "outputs": [text],
+        "onFailure": "Continue",
+        "script": f"{MAKE}\nraise SystemExit(3)",
+        **python,
+    }
+    name = roomy_place.start(steps(many, script("small", 'echo text=x >> "$PENSTOCK_OUTPUT"', outputs=[text])))
+    status = roomy_place.wait(name, seconds=150)
+    assert (status["phase"], status["reason"]) == ("Failed", "OutputsTooLarge"), status.get("message")
+    assert "more than an API server stores in one object" in status["message"]
+    assert 'of step "many"' in status["message"]
+    assert values(step_of(status, "small")) == {"text": "x"}
+
+    def all_ended() -> bool:
+        return all(job.get("status", {}).get("conditions") for job in roomy_place.jobs(name))
+
+    wait_until(all_ended, timeout=30, what="its Jobs to end", every=0.3)
+
+
+@pytest.fixture
+def place_of_images_users(
+    cluster_kubectl: Kubectl, crds: None, image: str, example_images: None, tmp_path: Path
+) -> Iterator[Place]:
+    """An operator that leaves it to images who steps run as."""
+    del crds, example_images
+    more = {"COLLECTOR_IMAGE": image, "RUN_AS_USER": "0"}
+    with restricted_namespace(cluster_kubectl, "users") as work, local_operator(work, tmp_path, **more):
+        yield Place(work, "local")
+
+
+def test_a_step_runs_as_whom_its_template_names_or_as_nobody_in_particular_where_the_image_names_root(
+    place_of_images_users: Place,
+) -> None:
+    place = place_of_images_users
+    number = {"outputs": [{"name": "user", "type": "number"}]}
+    who = 'echo "user=$(id -u)" >> "$PENSTOCK_OUTPUT"'
+
+    def by(**context: Any) -> dict[str, Any]:
+        return {"podTemplate": {"spec": context}}
+
+    pod = by(securityContext={"runAsUser": 1234})
+    container = by(containers=[{"name": "step", "securityContext": {"runAsUser": 2345}}])
+    spec = steps(
+        script("image", who, **number),
+        script("items", who, forEach={"items": [1, 2, 3]}, **number),
+        script("pod", who, **number, **pod),
+        script("container", who, **number, **container),
+        script("again", who, dependsOn=["image"], **number),
+    )
+    status = place.wait(place.start(spec))
+    assert status["phase"] == "Succeeded", status
+    assert {step["name"]: values(step)["user"] for step in status["steps"]} == {
+        "image": 65_532, "items": [65_532] * 3, "pod": 1234, "container": 2345, "again": 65_532,
+    }  # fmt: skip
+    assert all(step.get("disruptions", 0) == 0 for step in status["steps"])
+    assert all(step["attempts"] == 1 for step in status["steps"] if "itemCount" not in step)
+
+
+def test_a_step_without_collected_outputs_has_a_folder_to_write_to_as_others_have(operator: Place) -> None:
+    leave = 'test -z "$(ls "$PENSTOCK_OUTPUTS")" && mkdir "$PENSTOCK_OUTPUTS/x" && echo y > "$PENSTOCK_OUTPUTS/x/y"'
+    sealed = {"containers": [{"name": "step", "securityContext": {"readOnlyRootFilesystem": True}}]}
+    status = operator.wait(
+        operator.start(
+            steps(
+                script("open", leave),
+                script("sealed", f"! touch /y && {leave}", podTemplate={"spec": sealed}),
+                script("small", leave, outputs=[{"name": "n", "type": "number"}], onFailure="Continue"),
+            )
+        )
+    )
+    assert [step["phase"] for step in status["steps"]] == ["Succeeded", "Succeeded", "Failed"], status
+    assert "was not written" in step_of(status, "small")["message"]
 
 
 def test_a_collector_costs_what_the_documentation_says(

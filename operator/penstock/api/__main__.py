@@ -1,4 +1,4 @@
-"""Writes what is made from the models: the CustomResourceDefinitions and the page of all fields.
+"""Writes what is made from the models: the CustomResourceDefinitions, the page of all fields, and what Kustomize needs.
 
 Without options it writes, from the root of the repository, all that is committed (`make generate`). With `--check` it
 writes nothing, prints how the files differ and exits with 1 if they do (`make verify`).
@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from penstock.api import kustomize
 from penstock.api.crd import KINDS, render
 from penstock.api.reference import manifests
 
 _SOURCE: Final = Path("operator/penstock/api")
 _FOLDERS: Final = (Path("crds"), Path("charts/penstock/crds"))
 _PAGE: Final = Path("docs/reference/manifests.md")
+_KUSTOMIZE: Final = Path("examples/gitops/base/kustomize/openapi.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,14 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--reference", metavar="FILE", type=Path, help="Markdown page with all fields")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is not up to date")
+    parser.add_argument("--kustomize", metavar="FILE", type=Path, help="OpenAPI document for Kustomize")
     options = parser.parse_args(arguments)
-    if not options.output and options.reference is None:
+    if not options.output and options.reference is None and options.kustomize is None:
         if not _SOURCE.is_dir():
             parser.error(f"there is no {_SOURCE} here: run it in the root of the repository, or give --output DIR")
-        options.output, options.reference = _FOLDERS, _PAGE
+        options.output, options.reference, options.kustomize = _FOLDERS, _PAGE, _KUSTOMIZE
     wanted = {folder / f"{of.plural}.yaml": render(kind) for folder in options.output for kind, of in KINDS.items()}
     if options.reference is not None:
         wanted[options.reference] = manifests()
+    if options.kustomize is not None:
+        wanted[options.kustomize] = kustomize.render()
     try:
         if options.check:
             return _check(wanted, options.output)

@@ -35,6 +35,8 @@ class Kind:
         columns: what `kubectl get` prints; those with priority 1 only with `-o wide`.
         selectable: paths of fields that field selectors may name.
         cel_places: see `structural`.
+        awaited: whether an operator will always write its status. Then one without is shown to be unobserved, because
+            tools that wait for objects take one that says nothing for done.
     """
 
     model: type[Model]
@@ -43,6 +45,7 @@ class Kind:
     columns: tuple[Column, ...]
     selectable: tuple[str, ...] = ()
     cel_places: int = 20_000
+    awaited: bool = False
 
 
 def _column(name: str, path: str, kind: str = "string", *, wide: bool = False, description: str) -> Column:
@@ -71,6 +74,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             _column("Description", ".spec.description", wide=True, description="What it does."),
             _AGE,
         ),
+        awaited=True,
     ),
     "Deployment": Kind(
         model=Deployment,
@@ -104,10 +108,12 @@ KINDS: Final[Mapping[str, Kind]] = {
             _column("Started", ".status.startedAt", "date", wide=True, description="Time since it began."),
             _column("Finished", ".status.finishedAt", "date", wide=True, description="Time since it was over."),
             _AGE,
+            _column("Duration", ".status.duration", description="How long it took, once it has finished."),
         ),
         selectable=(".spec.pipeline.name", ".status.phase"),
         # Each write of its status checks the rules of its spec again: none in CEL for each step of an inline pipeline.
         cel_places=1_000,
+        awaited=True,
     ),
 }
 """The kinds by name."""
@@ -162,7 +168,10 @@ def _schema(of: Kind) -> Schema:
     for field in ("apiVersion", "kind"):
         own[field] = {"type": "string", "maxLength": MAX_NAME, "description": own[field]["description"]}
     own["metadata"] = {"type": "object", "properties": {"name": {"type": "string", "maxLength": MAX_NAME}}}
-    return structural(source, kind=of.model.__name__, cel_places=of.cel_places)
+    schema = structural(source, kind=of.model.__name__, cel_places=of.cel_places)
+    if of.awaited:
+        schema["properties"]["status"]["default"] = {"observedGeneration": -1}
+    return schema
 
 
 class _Dumper(yaml.SafeDumper):

@@ -227,6 +227,8 @@ class ExecutionStatus(Model):
     """When it began."""
     finished_at: Timestamp | None = None
     """When it was over."""
+    duration: ShortText | None = None
+    """How long it took, for people, for example `3m05s`; once it has finished."""
     suspended_at: Timestamp | None = None
     """Since when it is suspended."""
     suspended_milliseconds: Annotated[int, Field(ge=0)] = 0
@@ -238,7 +240,8 @@ class ExecutionStatus(Model):
     stopping: ShortText | None = None
     """Why its steps are being ended."""
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra={"x-list": "type"})] = []
-    """`Complete`: whether it is over, and why."""
+    """`Complete`: whether it is over, and why. `Ready`: whether it succeeded, unknown until it is over; `Reconciling`
+    while it is under way, and `Stalled` if it ended in another way, as kstatus has them."""
     steps: Annotated[
         list[StepStatus], Field(max_length=MAX_STEPS + MAX_FINALLY, json_schema_extra={"x-list": "name"})
     ] = []

@@ -377,7 +377,7 @@ class PipelineStatus(Model):
     revision: Count | None = None
     """Number of the newest ready revision."""
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra={"x-list": "type"})] = []
-    """`Ready`: whether the pipeline can run."""
+    """`Ready`: whether the pipeline can run; `Stalled` if it cannot until it is changed, as kstatus has it."""
 
 
 class Pipeline(Model):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -112,8 +113,12 @@ class Controller:
         quiet_seconds: how long a change that is not worth a write of its own may wait for one.
         workers: how many executions are worked on at once.
         on_pass: called after each pass of an execution with its key, its state and the records that changed.
+        on_ended: called after a pass, before `on_pass`, with the same key and state and what was seen of attempts that
+            ended: of one that is tried again at once the records say nothing.
         on_finished: called once for each execution that has finished, after its status was written.
         on_trouble: called when a pass failed and will be repeated, with the key and what to tell people.
+        on_taken: called before each pass, by the task that makes it, with the key and the seconds it waited for it.
+        on_timed: called after each pass with the seconds it took, failed or not.
     """
 
     def __init__(
@@ -127,8 +132,11 @@ class Controller:
         quiet_seconds: float = 2.0,
         workers: int = 8,
         on_pass: Callable[[str, ExecutionState, Sequence[TaskId]], None] | None = None,
+        on_ended: Callable[[str, ExecutionState, Sequence[Observation]], None] | None = None,
         on_finished: Callable[[str], None] | None = None,
         on_trouble: Callable[[str, str], None] | None = None,
+        on_taken: Callable[[str, float], None] | None = None,
+        on_timed: Callable[[float], None] | None = None,
     ) -> None:
         self.executions = executions
         self.attempts = attempts
@@ -137,13 +145,15 @@ class Controller:
         self.limits = limits or Limits()
         self.quiet_seconds = quiet_seconds
         self.workers = workers
-        self.queue = DirtyQueue(clock.now)
+        self.queue = DirtyQueue(clock.now, on_taken)
         self._held: dict[str, Held] = {}
         self._compiled: dict[str, CompiledPipeline] = {}
         self._failures: dict[str, int] = {}
         self._on_pass = on_pass
+        self._on_ended = on_ended
         self._on_finished = on_finished
         self._on_trouble = on_trouble
+        self._on_timed = on_timed
 
     def mark(self, key: str, *, first: bool = False) -> None:
         """Something may have happened to an execution: look at it; `first` if an attempt of it has ended."""
@@ -167,10 +177,13 @@ class Controller:
     async def _work(self) -> None:
         while True:
             key = await self.queue.get()
+            began = time.perf_counter()
             try:
                 await self._guarded(key)
             finally:
                 self.queue.done(key)
+                if self._on_timed is not None:
+                    self._on_timed(time.perf_counter() - began)
 
     async def _guarded(self, key: str) -> None:
         """One pass, with what to do if it fails."""
@@ -210,6 +223,9 @@ class Controller:
         held, observations = gathered
         work = await self._decide(held, observations)
         await self._apply(key, held, work)
+        if work.ended and self._on_ended is not None:
+            ended = [seen for seen in observations if seen.phase in _OVER]
+            self._on_ended(key, held.state, ended)
         if self._on_pass is not None:
             self._on_pass(key, held.state, list(work.changed))
         if work.plan.finished:

@@ -15,13 +15,15 @@ class DirtyQueue:
 
     Args:
         now: the time, seconds since the epoch.
+        on_taken: called when a key is handed out, with the key and the seconds for which it was the turn of others.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], on_taken: Callable[[str, float], None] | None = None) -> None:
         self._now = now
+        self._on_taken = on_taken
         self._first: deque[str] = deque()
         self._waiting: deque[str] = deque()
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, float] = {}
         self._urgent: set[str] = set()
         self._busy: set[str] = set()
         self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
@@ -39,7 +41,7 @@ class DirtyQueue:
         """
         if key in self._dirty and (not first or key in self._urgent):
             return
-        self._dirty.add(key)
+        self._dirty.setdefault(key, self._now())
         if first:
             self._urgent.add(key)
         if key not in self._busy:
@@ -71,9 +73,11 @@ class DirtyQueue:
             key = (self._first or self._waiting).popleft()
             if key not in self._dirty or key in self._busy:
                 continue
-            self._dirty.discard(key)
+            since = self._dirty.pop(key)
             self._urgent.discard(key)
             self._busy.add(key)
+            if self._on_taken is not None:
+                self._on_taken(key, max(0.0, self._now() - since))
             return key
 
     def done(self, key: str) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from penstock.api.execution import ExecutionPhase, StepPhase
 from penstock.api.pipeline import FailurePolicy
 from penstock.engine.expressions import ExpressionError, Unavailable
-from penstock.engine.reasons import Reason
+from penstock.engine.reasons import NOT_TAKEN, Reason
 from penstock.engine.state import STEP, ExecutionState
-from penstock.engine.tasks import FINALLY_TIME_OVER, Pass, finish, observe, settle, start, start_ready, stop
+from penstock.engine.tasks import FINALLY_TIME_OVER, Pass, ask_again, finish, observe, settle, start, start_ready, stop
 from penstock.engine.types import CacheEntry, File, Observation, Plan, Request, TaskId, Value
-from penstock.engine.wiring import InvalidInputs, execution_inputs, over_limit, value_of
+from penstock.engine.wiring import InvalidInputs, execution_inputs, over_limit, value_bytes, value_of
 from penstock.step.values import OutputTypeError, check_value
 
 
@@ -48,11 +48,14 @@ def decide(snapshot: Snapshot, now: float) -> Plan:
     p = Pass(state, snapshot.request, snapshot.cache, now)
     if state.head.phase.finished:
         return Plan(finished=True)
+    loaded = not state.inputs_known
     if not _begin(p):
         return _plan(p)
     _settle_all(p)  # after a start, what fan-outs go over must be known before their items are observed
     for seen in snapshot.observations:
         observe(p, seen)
+    if loaded:
+        _ask_again(p)
     _run(p)
     return _plan(p)
 
@@ -101,6 +104,7 @@ def _begin(p: Pass) -> bool:
         _refuse(p, ExecutionPhase.FAILED, error.reason, "; ".join(error.problems))
         return False
     state.inputs_known = True
+    state.input_bytes = value_bytes(state.inputs)
     if state.head.started_at is None:
         state.put_head(phase=ExecutionPhase.RUNNING, reason=str(Reason.RUNNING), started_at=p.now)
     _resume(p)
@@ -120,6 +124,14 @@ def _resume(p: Pass) -> None:
         stopping = state.task(task).stopping
         if stopping is not None:
             stop(p, task, Reason(stopping))
+
+
+def _ask_again(p: Pass) -> None:
+    """Whoever was to run these attempts could not take them, and may know of none of them by now."""
+    for task in p.state.active:
+        record = p.state.task(task)
+        if record.phase is StepPhase.PENDING and record.reason in NOT_TAKEN and record.stopping is None:
+            ask_again(p, task)
 
 
 def _refuse(p: Pass, phase: ExecutionPhase, reason: Reason, message: str) -> None:
@@ -316,12 +328,23 @@ def _outputs(state: ExecutionState) -> tuple[dict[str, Value], tuple[Reason, str
                 wrong = wrong or (Reason.OUTPUT_UNAVAILABLE, f'output "{declared.name}": {why}')
         except (ExpressionError, OutputTypeError) as error:
             wrong = wrong or (Reason.INVALID_OUTPUTS, f'output "{declared.name}": {error}')
-    if message := over_limit("output", found, state.limits.output_bytes):
+    if message := over_limit("output", found, state.limits.output_bytes) or _over_all(state, found):
         return {name: value for name, value in found.items() if isinstance(value, File)}, (
             Reason.OUTPUTS_TOO_LARGE,
             message,
         )
     return found, wrong
+
+
+def _over_all(state: ExecutionState, outputs: Mapping[str, Value]) -> str | None:
+    """What to say if an execution cannot hold its outputs beside its inputs and those of its steps, else None."""
+    size, held, limit = value_bytes(outputs), state.input_bytes + state.value_bytes, state.limits.object_bytes
+    if held + size <= limit:
+        return None
+    return (
+        f"the output values are {size:,} bytes as JSON, and the inputs and steps of this execution hold {held:,}: "
+        f"together over the limit of {limit:,}; pass large data as files"
+    )
 
 
 def _plan(p: Pass) -> Plan:

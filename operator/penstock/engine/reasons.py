@@ -111,6 +111,9 @@ EXECUTION_PHASES: dict[str, str] = {
 ERROR_REASONS = frozenset({_R.STEP_ERROR, _R.DISRUPTED})
 """Reasons that make a step's phase `Error` and not `Failed`."""
 
+NOT_TAKEN = frozenset({_R.REFUSED, _R.SUSPENDED})
+"""Reasons for which there may be nothing of an attempt that was asked for."""
+
 
 def table() -> str:
     """The whole table as Markdown."""

@@ -93,6 +93,7 @@ class ExecutionState:
         self.head = Head(phase=ExecutionPhase.PENDING, total=len(pipeline.steps))
         self.inputs: dict[str, Value] = {}
         self.inputs_known = False
+        self.input_bytes = 0
         self.tasks: dict[TaskId, TaskState] = {}
         # All below can be derived from the above.
         self.waiting = {name: len(step.deps) for name, step in pipeline.steps.items()}

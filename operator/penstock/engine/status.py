@@ -44,6 +44,18 @@ def from_timestamp(text: str) -> float:
     return round(datetime.fromisoformat(text).timestamp(), 3)
 
 
+def duration(seconds: float) -> str:
+    """A duration for people: `0.4s`, `12s`, `3m05s`, `2h04m`."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
 def dump_value(name: str, value: Value) -> dict[str, Any]:
     """One named value as `api.execution.NamedValue` has it."""
     if isinstance(value, File):
@@ -141,6 +153,27 @@ def step_status(state: ExecutionState, name: str, *, items: bool = True) -> dict
     return found
 
 
+def conditions(phase: ExecutionPhase, reason: str, message: str, since: str) -> list[dict[str, Any]]:
+    """The conditions of an execution, in the words by which kstatus knows how any object fares.
+
+    `Ready` is unknown until it is over, and then says whether it succeeded. `Reconciling` and `Stalled` are there only
+    while they are true: it is under way, or it is over and will never be ready.
+
+    Args:
+        phase: where it stands.
+        reason: why, in one word.
+        message: why, for people.
+        since: when it began or, once it is over, when it was over, as in a manifest.
+    """
+    over = phase.finished
+    good = phase is ExecutionPhase.SUCCEEDED
+    shown = {"Complete": "True" if over else "False", "Ready": "True" if good else "False" if over else "Unknown"}
+    if not good:
+        shown["Stalled" if over else "Reconciling"] = "True"
+    rest = {"reason": reason, "message": message, "lastTransitionTime": since}
+    return [{"type": kind, "status": status} | rest for kind, status in shown.items()]
+
+
 def head_status(state: ExecutionState) -> dict[str, Any]:
     """The status without its steps, as `api.execution.ExecutionStatus` has it."""
     head = state.head
@@ -152,19 +185,14 @@ def head_status(state: ExecutionState) -> dict[str, Any]:
     for attribute, key in _HEAD_TIMES.items():
         if getattr(head, attribute) is not None:
             found[key] = to_timestamp(getattr(head, attribute))
+    if head.started_at is not None and head.finished_at is not None:
+        found["duration"] = duration(max(0.0, head.finished_at - head.started_at))
     if head.suspended_seconds:
         found["suspendedMilliseconds"] = round(head.suspended_seconds * 1000)
     since = head.finished_at if head.finished_at is not None else head.started_at
     if since is not None:
-        found["conditions"] = [
-            {
-                "type": "Complete",
-                "status": "True" if head.phase.finished else "False",
-                "reason": head.reason or str(head.phase),
-                "message": head.message or "",
-                "lastTransitionTime": to_timestamp(since),
-            }
-        ]
+        reason = head.reason or str(head.phase)
+        found["conditions"] = conditions(head.phase, reason, head.message or "", to_timestamp(since))
     if head.outputs is not None:
         found["outputs"] = dump_values(head.outputs)
     return found

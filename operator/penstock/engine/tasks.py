@@ -246,6 +246,15 @@ def start(p: Pass, step: CompiledStep, task: TaskId, *, only_look_up: bool = Fal
     return False
 
 
+def ask_again(p: Pass, task: TaskId) -> None:
+    """Ask once more for an attempt that the platform had not taken when this execution was last written."""
+    step, attempt = p.state.compiled(task), p.state.task(task).attempts
+    inputs, image = attempt_inputs(p.state, step, task, attempt), _image(p, step, task, attempt)
+    p.starts.append(
+        StartAttempt(AttemptId(task.step, task.index, attempt), step, image, inputs, step.spec.timeout_seconds)
+    )
+
+
 def _image(p: Pass, step: CompiledStep, task: TaskId, attempt: int) -> str | None:
     if step.image is None:
         return step.spec.image
@@ -333,17 +342,21 @@ def _wrong_outputs(p: Pass, step: CompiledStep, outputs: Mapping[str, Value]) ->
         return Reason.INVALID_OUTPUTS, f"declared outputs were not written: {', '.join(missing)}"
     if message := over_limit("output", outputs, p.state.limits.step_output_bytes):
         return Reason.OUTPUTS_TOO_LARGE, message
-    if not _fits(p, outputs):
-        held, limit = p.state.value_bytes, p.state.limits.status_bytes
-        return Reason.OUTPUTS_TOO_LARGE, (
-            f"the steps of this execution have given {held:,} bytes of values, and {value_bytes(outputs):,} more are "
-            f"over the limit of {limit:,}; pass large data as files"
-        )
-    return None
+    if _fits(p, outputs):
+        return None
+    held, more, limits = p.state.value_bytes, value_bytes(outputs), p.state.limits
+    if held + more > limits.status_bytes:
+        given, limit = f"the steps of this execution have given {held:,} bytes of values", limits.status_bytes
+    else:
+        held += p.state.input_bytes
+        given, limit = f"the inputs and the steps of this execution are {held:,} bytes of values", limits.object_bytes
+    message = f"{given}, and {more:,} more are over the limit of {limit:,}; pass large data as files"
+    return Reason.OUTPUTS_TOO_LARGE, message
 
 
 def _fits(p: Pass, outputs: Mapping[str, Value]) -> bool:
-    return p.state.value_bytes + value_bytes(outputs) <= p.state.limits.status_bytes
+    held = p.state.value_bytes + value_bytes(outputs)
+    return held <= p.state.limits.status_bytes and held + p.state.input_bytes <= p.state.limits.object_bytes
 
 
 def _succeed(p: Pass, step: CompiledStep, task: TaskId, seen: Observation) -> None:

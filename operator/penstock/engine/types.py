@@ -178,6 +178,8 @@ class Limits:
         step_output_bytes: bound of the values that one attempt may give.
         status_bytes: bound of all step outputs that an execution holds at once; keeps its object within what the
             API server stores (1.5 MiB).
+        object_bytes: bound of the values into an execution, of all step outputs and of the values out of it together:
+            they are stored in one object.
         disruptions: how often an attempt that the platform ended is tried again.
         disruption_delay_seconds: wait before such a retry, doubled each time up to 300.
     """
@@ -186,6 +188,7 @@ class Limits:
     output_bytes: int = 60_000
     step_output_bytes: int = 1_048_576
     status_bytes: int = 1_048_576
+    object_bytes: int = 1_310_720
     disruptions: int = 10
     disruption_delay_seconds: int = 1
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from penstock.controller.contract import CannotStart
 from penstock.controller.ports import Clock, Transient
+from penstock.controller.ports import Conflict as PortConflict
 from penstock.engine.reasons import Reason
 from penstock.engine.types import AttemptId, AttemptPhase, Identity, Observation, StartAttempt, StopAttempt
-from penstock.kube import manifests, names, outcomes, podstate
+from penstock.kube import manifests, names, outcomes, podstate, trimming
 from penstock.kube.client import Client
-from penstock.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, port_error
+from penstock.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, TooLarge, port_error
 from penstock.kube.resources import CONFIG_MAPS, JOBS, PODS
 from penstock.kube.transports import PodSettings
 from penstock.step.values import Declared, JsonObject
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 
 REFUSED_SECONDS = 5.0
 """How long to wait before asking again for what a quota or an admission controller refused."""
-
-
 _OVER = frozenset({AttemptPhase.ENDED, AttemptPhase.LOST})
 
 
@@ -45,6 +44,9 @@ class Owner(Protocol):
 
     def declared(self, key: str, step: str) -> Sequence[Declared]:
         """The outputs that a step of it declares."""
+
+    def awaits(self, key: str, attempt: AttemptId) -> bool:
+        """Whether its stored status says that the server had not taken an attempt yet."""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class _Run:
     seen: Observation | None = None
     timer: asyncio.TimerHandle | None = None
     busy: bool = False
+    replaced: str = ""
 
     @property
     def name(self) -> str:
@@ -102,6 +105,8 @@ class KubeAttempts:
         self._news: dict[str, dict[AttemptId, Observation]] = {}
         self._found: dict[str, dict[AttemptId, _Found]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # Images that name root or a user without a number, as kubelets have said.
+        self._nameless: set[str] = set()
 
     def __len__(self) -> int:
         return sum(len(runs) for runs in self._runs.values())
@@ -115,10 +120,15 @@ class KubeAttempts:
     async def start(self, key: str, start: StartAttempt) -> None:
         """See `controller.ports.Attempts`."""
         identity = self._owner.identity(key)
-        if identity is None or start.id in self._runs.get(key, {}):
+        run = self._runs.get(key, {}).get(start.id)
+        if identity is None or (run is not None and run.start is not None):
             return
-        run = _Run(key, start.id, identity, self._owner.declared(key, start.id.step), self._clock.now(), start)
-        self._runs.setdefault(key, {})[start.id] = run
+        if run is None:
+            run = _Run(key, start.id, identity, self._owner.declared(key, start.id.step), self._clock.now())
+            self._runs.setdefault(key, {})[start.id] = run
+        run.start = start
+        if run.pod is not None or run.gone:
+            return
         try:
             await self._create(run)
         except BaseException:
@@ -159,11 +169,15 @@ class KubeAttempts:
                 there = found.get(attempt, _Found())
                 run = _Run(key, attempt, identity, self._owner.declared(key, attempt.step), self._clock.now())
                 run.pod, run.job = there.pod, there.job
-                run.gone = there.pod is None and there.job is not None and self._settings.managed
+                awaited = self._owner.awaits(key, attempt)
+                run.gone = there.pod is None and there.job is not None and self._settings.managed and not awaited
                 self._runs.setdefault(key, {})[attempt] = run
-            run.seen = None
-            self._judge(run)
-            self._news.get(key, {}).pop(attempt, None)
+                if awaited and there.pod is None:
+                    continue  # nothing of it may be there, and it is asked for again
+            if run.pod is not None or run.gone or run.start is None:
+                run.seen = None
+                self._judge(run)
+                self._news.get(key, {}).pop(attempt, None)
             if run.seen is not None:
                 seen.append(run.seen)
         return seen
@@ -185,6 +199,20 @@ class KubeAttempts:
         self._news.pop(key, None)
         self._found.pop(key, None)
 
+    def abandon(self, key: str) -> None:
+        """An execution is over before its attempts are: end them. What fails is left to the next list-and-compare."""
+        for run in list(self._runs.get(key, {}).values()):
+            if run.seen is None or run.seen.phase not in _OVER:
+                message = "its execution is over"
+                run.seen = Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.CANCELLED), message=message)
+            self._spawn(self._conclude_once(run))
+
+    async def _conclude_once(self, run: _Run) -> None:
+        try:
+            await self._conclude(run)
+        except (ApiError, PortConflict, Transient) as error:
+            log.info("attempt %s/%s was not ended: %s", run.identity.namespace, run.name, error)
+
     async def close(self) -> None:
         """Stop everything that waits."""
         for runs in list(self._runs.values()):
@@ -199,24 +227,40 @@ class KubeAttempts:
     def pod(self, body: JsonObject, *, deleted: bool = False) -> None:
         """Take note of a Pod that was listed or watched."""
         run, found = self._of(body)
+        if run is not None and body["metadata"]["uid"] == run.replaced:
+            return
         if run is not None:
-            run.pod, run.gone = _trimmed_pod(body), deleted
+            run.pod, run.gone = trimming.pod(body), deleted
             self._judge(run)
         elif found is not None and not deleted:
-            found.pod = _trimmed_pod(body)
+            found.pod = trimming.pod(body)
 
     def job(self, body: JsonObject, *, deleted: bool = False) -> None:
         """Take note of a Job that was listed or watched."""
         run, found = self._of(body)
         if run is None:
             if found is not None and not deleted:
-                found.job = _trimmed_job(body)
+                found.job = trimming.job(body)
             return
         admitted = run.job is not None and run.job["spec"].get("suspend") and not body["spec"].get("suspend")
-        run.job = None if deleted else _trimmed_job(body)
+        run.job = None if deleted else trimming.job(body)
         if admitted and self._settings.managed and run.pod is None and run.start is not None:
             self._spawn(self._create_again(run))
         self._judge(run)
+
+    def known(self) -> frozenset[str]:
+        """Uids of the Pods and Jobs of all attempts that are looked after: to be asked for before they are listed."""
+        runs = [run for runs in self._runs.values() for run in runs.values() if not run.gone]
+        return frozenset(body["metadata"]["uid"] for run in runs for body in (run.pod, run.job) if body is not None)
+
+    def missed(self, gone: Set[str]) -> None:
+        """Pods and Jobs that were known are not there any more, and no watch has said so."""
+        for run in [run for runs in self._runs.values() for run in runs.values() if not run.gone]:
+            pod, job = (body is not None and body["metadata"]["uid"] in gone for body in (run.pod, run.job))
+            run.gone = pod
+            run.job = None if job else run.job
+            if pod or job:
+                self._judge(run)
 
     def _of(self, body: JsonObject) -> tuple[_Run | None, _Found | None]:
         labels = body["metadata"].get("labels", {})
@@ -239,10 +283,10 @@ class KubeAttempts:
             raise port_error(error) from error
         for body in pods.items:
             if (attempt := names.attempt_of(body["metadata"].get("labels", {}))) is not None:
-                found.setdefault(attempt, _Found()).pod = _trimmed_pod(body)
+                found.setdefault(attempt, _Found()).pod = trimming.pod(body)
         for body in jobs.items:
             if (attempt := names.attempt_of(body["metadata"].get("labels", {}))) is not None:
-                found.setdefault(attempt, _Found()).job = _trimmed_job(body)
+                found.setdefault(attempt, _Found()).job = trimming.job(body)
         return found
 
     # Starting
@@ -261,15 +305,19 @@ class KubeAttempts:
                 ),
             )
             return
+        if self._settings.run_as_user is None and attempt.image in self._nameless:
+            attempt = replace(attempt, settings=replace(self._settings, run_as_user=manifests.NAMELESS_USER))
         try:
-            run.job = _trimmed_job(await self._job(run, manifests.job(attempt)))
+            run.job = trimming.job(await self._job(run, manifests.job(attempt)))
             if self._settings.managed and not run.job["spec"].get("suspend"):
                 uid = run.job["metadata"]["uid"]
                 values = manifests.config_map(attempt, job_uid=uid)
                 if values is not None:
                     await self._make(CONFIG_MAPS, values)
-                await self._make(PODS, manifests.pod(attempt, job_uid=uid))
-        except (Forbidden, Invalid) as error:
+                made = await self._make(PODS, manifests.pod(attempt, job_uid=uid))
+                if made is not None and run.pod is None:  # it may go before any watch has shown it
+                    run.pod = trimming.pod(made)
+        except (Forbidden, Invalid, TooLarge) as error:
             self._refused(run, error)
         except ApiError as error:
             raise port_error(error) from error
@@ -284,17 +332,16 @@ class KubeAttempts:
                 return there
             raise Invalid(f'there is a Job "{run.name}" that is not of this execution; delete it', status=409) from None
 
-    async def _make(self, resource: Any, body: JsonObject) -> None:
-        try:
-            await self._client.create(resource, body)
-        except AlreadyExists:
-            return
+    async def _make(self, resource: Any, body: JsonObject) -> JsonObject | None:
+        with contextlib.suppress(AlreadyExists):
+            return await self._client.create(resource, body)
+        return None
 
     def _refused(self, run: _Run, error: ApiError) -> None:
         """The server does not take an object: for good, or until a quota has room again."""
         now = self._clock.now()
         timeout = None if run.start is None else run.start.timeout_seconds
-        if isinstance(error, Invalid):
+        if isinstance(error, Invalid | TooLarge):
             self._tell(
                 run, Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.STEP_ERROR), message=error.message)
             )
@@ -335,14 +382,18 @@ class KubeAttempts:
             now=self._clock.now(),
             gone=run.gone,
             log=run.log,
-            collector_grace_seconds=self._settings.collector_grace_seconds,
         )
         seen = outcomes.observe(look)
         if seen.needs is not None:
             if not run.busy:
                 run.busy = True
-                self._spawn(self._read_log(run, seen.needs))
+                self._spawn(self._read_log(run, seen.needs, seen.again_at))
             return
+        if seen.nameless_user and run.pod is not None and self._name_user(run, run.pod, seen.observation):
+            return
+        if seen.end_pod and not run.busy:
+            run.busy = True
+            self._spawn(self._end_what_runs_on(run))
         if seen.again_at is not None:
             delay = max(0.05, seen.again_at - self._clock.now())
             run.timer = asyncio.get_running_loop().call_later(delay, self._judge, run)
@@ -358,9 +409,11 @@ class KubeAttempts:
         self._news.setdefault(run.key, {})[run.id] = seen
         self._notify(run.key, seen.phase in _OVER)
 
-    async def _read_log(self, run: _Run, needs: outcomes.NeedsLog) -> None:
-        """Read what a judgement needs; an unreadable log is an empty one."""
+    async def _read_log(self, run: _Run, needs: outcomes.NeedsLog, at: float | None) -> None:
+        """Read what a judgement needs, now or at a moment; an unreadable log is an empty one."""
         try:
+            if at is not None:
+                await asyncio.sleep(at - self._clock.now())
             text = await self._client.log(
                 run.name, namespace=run.identity.namespace, container=needs.container, tail=needs.tail_lines
             )
@@ -371,6 +424,47 @@ class KubeAttempts:
         finally:
             run.busy = False
         self._judge(run)
+
+    def _name_user(self, run: _Run, pod: JsonObject, seen: Observation) -> bool:
+        """Try again with a user where the image names none that may run; False if that was tried."""
+        images = [each.get("image", "") for each in pod["spec"]["containers"] if each["name"] == names.STEP_CONTAINER]
+        if pod["spec"]["runAsUser"] is not None:
+            return False
+        self._nameless.update(images)
+        if self._settings.managed and run.start is not None:
+            run.replaced = pod["metadata"]["uid"]
+            self._spawn(self._replace(run))
+        else:  # the next attempt has one
+            self._tell(run, replace(seen, reason=str(Reason.DISRUPTED)))
+        return True
+
+    async def _replace(self, run: _Run) -> None:
+        """Make the pod of an attempt anew, none of whose containers that matter has begun."""
+        run.pod = None
+        try:
+            namespace = run.identity.namespace
+            await self._client.delete(PODS, run.name, namespace, uid=run.replaced, grace_seconds=0)
+            await self._create_again(run)
+        except ApiError as error:
+            message = f"its pod could not be made again with a user: {error.message}"
+            self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.DISRUPTED), message=message))
+
+    async def _end_what_runs_on(self, run: _Run) -> None:
+        """Have the pod of a step that is over ended. That this was asked for is in the pod, for the next operator."""
+        try:
+            await self._client.patch(PODS, run.name, run.identity.namespace, manifests.end_now())
+            run.log = None
+            if run.pod is not None:  # until the watch says so
+                run.pod["metadata"]["annotations"][names.ENDED] = "true"
+        except NotFound:
+            run.gone = True
+        except ApiError as error:
+            log.warning("pod %s/%s was not ended: %s", run.identity.namespace, run.name, error)
+            await asyncio.sleep(REFUSED_SECONDS)
+        finally:
+            run.busy = False
+        if self.has(run.key, run.id):
+            self._judge(run)
 
     # Ending
 
@@ -419,39 +513,3 @@ class KubeAttempts:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-_POD_METADATA = ("name", "uid", "annotations", "deletionTimestamp", "deletionGracePeriodSeconds", "creationTimestamp")
-
-
-def _trimmed_pod(body: Mapping[str, Any]) -> JsonObject:
-    """A Pod without what no judgement reads: with 10,000 of them it counts."""
-    spec = body.get("spec", {})
-    annotations = body["metadata"].get("annotations", {})
-    metadata = {key: body["metadata"][key] for key in _POD_METADATA if key in body["metadata"]}
-    metadata["annotations"] = {key: value for key, value in annotations.items() if key == names.ENDED}
-    return {
-        "metadata": metadata,
-        "spec": {
-            "nodeName": spec.get("nodeName", ""),
-            "activeDeadlineSeconds": spec.get("activeDeadlineSeconds"),
-            "terminationGracePeriodSeconds": spec.get("terminationGracePeriodSeconds", 30),
-            "containers": [_trimmed_container(each) for each in spec.get("containers", ())],
-            "initContainers": [_trimmed_container(each) for each in spec.get("initContainers", ())],
-        },
-        "status": body.get("status", {}),
-    }
-
-
-def _trimmed_container(container: Mapping[str, Any]) -> JsonObject:
-    kept = ("name", "image", "command", "args", "resources", "restartPolicy")
-    return {key: container[key] for key in kept if key in container}
-
-
-def _trimmed_job(body: Mapping[str, Any]) -> JsonObject:
-    spec = body.get("spec", {})
-    return {
-        "metadata": {"name": body["metadata"]["name"], "uid": body["metadata"]["uid"]},
-        "spec": {key: spec[key] for key in ("managedBy", "suspend") if key in spec},
-        "status": {"conditions": body.get("status", {}).get("conditions", [])},
-    }

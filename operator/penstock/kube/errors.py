@@ -79,6 +79,10 @@ class Invalid(ApiError):  # noqa: N818
     """422: the object does not fit its schema."""
 
 
+class TooLarge(ApiError):  # noqa: N818
+    """413, or whatever status with which etcd's own refusal is passed on: the object is larger than can be stored."""
+
+
 class TooManyRequests(ApiError):  # noqa: N818
     """429: the server has too much to do, or an eviction would break a disruption budget."""
 
@@ -130,7 +134,7 @@ def from_answer(*, what: str, status: int, body: bytes, retry_after: str | None 
     message = told.get("message")
     if not isinstance(message, str) or not message:
         message = " ".join(body[: 4 * _MAX_TEXT].decode("utf-8", "replace").split())[:_MAX_TEXT] or "no explanation"
-    return _class(status, reason)(
+    return _class(status, reason, message)(
         f"{what}: {status} {reason + ': ' if reason else ''}{message}",
         status=status,
         reason=reason,
@@ -147,7 +151,9 @@ def _status_object(body: bytes) -> JsonObject:
     return found if isinstance(found, dict) and found.get("kind") == "Status" else {}
 
 
-def _class(status: int, reason: str) -> type[ApiError]:
+def _class(status: int, reason: str, message: str) -> type[ApiError]:
+    if status == 413 or "etcdserver: request is too large" in message:
+        return TooLarge
     if status == 409:
         return AlreadyExists if reason == "AlreadyExists" else Conflict
     if status >= 500:

@@ -5,22 +5,25 @@ What is known of them comes from watches and lists (`observe`); what is written 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from penstock.api.execution import ExecutionPhase, ExecutionSpec
+from penstock.api.base import MAX_MESSAGE
+from penstock.api.execution import ExecutionPhase, ExecutionSpec, StepPhase
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.contract import declared_outputs
-from penstock.controller.ports import Clock, Loaded, Transient
-from penstock.engine.reasons import Reason
+from penstock.controller.ports import Clock, Conflict, Loaded, Transient
+from penstock.engine.reasons import NOT_TAKEN, Reason
 from penstock.engine.state import ExecutionState
-from penstock.engine.status import dump, to_timestamp
-from penstock.engine.types import Identity, Plan, Request, Value
+from penstock.engine.status import conditions, dump, to_timestamp
+from penstock.engine.types import AttemptId, Identity, Plan, Request, Value
+from penstock.kube import oversize
 from penstock.kube.client import Client
-from penstock.kube.errors import ApiError, NotFound, port_error
+from penstock.kube.errors import ApiError, NotFound, TooLarge, port_error
 from penstock.kube.resources import EXECUTIONS
 from penstock.kube.revisions import NotReady, Revisions
 from penstock.step.values import Declared
@@ -40,9 +43,12 @@ class Known:
         version: resourceVersion of the last status that was read or written here.
         status: its stored status, until it was loaded for the first time; None: read it anew.
         written: the top-level fields of the stored status.
+        created: when it was created, as the API server wrote it: to the second.
+        begun: whether its first attempts were asked for.
         revision: the revision that it is pinned to.
         inputs: the values that it was given.
         declared: the outputs of each step that has any.
+        awaited: attempts that the server had not taken when the status was written that was loaded last.
         told: what it was last said to wait for.
     """
 
@@ -53,10 +59,21 @@ class Known:
     version: str
     status: Mapping[str, Any] | None
     written: frozenset[str]
+    created: str
+    begun: bool
     revision: str = ""
     inputs: Mapping[str, Value] = field(default_factory=dict)
     declared: Mapping[str, Sequence[Declared]] = field(default_factory=dict)
+    awaited: frozenset[AttemptId] = frozenset()
     told: str = ""
+
+
+def _standing(phase: ExecutionPhase, reason: str, message: str | None, since: str) -> dict[str, Any]:
+    """The head of a status of an execution that runs nothing."""
+    found: dict[str, Any] = {"phase": str(phase), "reason": reason}
+    if message:
+        found["message"] = message
+    return found | {"conditions": conditions(phase, reason, message or "", since)}
 
 
 class KubeExecutions:
@@ -67,6 +84,7 @@ class KubeExecutions:
         revisions: revisions of pipelines.
         clock: the time.
         on_finished: called with the object's metadata and status after the final status was written.
+        on_cut: called with the uid of an execution that was ended before its attempts, for want of room.
     """
 
     def __init__(
@@ -75,11 +93,13 @@ class KubeExecutions:
         revisions: Revisions,
         clock: Clock,
         on_finished: Callable[[str, Known, Mapping[str, Any]], None] | None = None,
+        on_cut: Callable[[str], None] | None = None,
     ) -> None:
         self._client = client
         self._revisions = revisions
         self._clock = clock
         self._on_finished = on_finished
+        self._on_cut = on_cut
         self._known: dict[str, Known] = {}
 
     def __len__(self) -> int:
@@ -116,6 +136,8 @@ class KubeExecutions:
                 version=meta["resourceVersion"],
                 status=status,
                 written=frozenset(status),
+                created=meta["creationTimestamp"],
+                begun="startedAt" in status,
                 revision=status.get("revision", ""),
             )
             return True
@@ -124,6 +146,28 @@ class KubeExecutions:
         known.generation = meta["generation"]
         known.spec = body["spec"]
         return True
+
+    def known(self, key: str) -> Known | None:
+        """What is known of an execution that is not finished."""
+        return self._known.get(key)
+
+    async def acknowledge(self, body: Mapping[str, Any]) -> None:
+        """Say of a finished execution that its spec, which was changed since, was read: nothing comes of that.
+
+        Raises:
+            Conflict, Transient: try again.
+        """
+        meta, status = body["metadata"], body["status"]
+        observed = {"observedGeneration": meta["generation"]}
+        change = observed | {"conditions": [each | observed for each in status.get("conditions", ())]}
+        try:
+            await self._client.patch_status(
+                EXECUTIONS, meta["name"], meta["namespace"], change, resource_version=meta["resourceVersion"]
+            )
+        except NotFound:
+            return
+        except ApiError as error:
+            raise port_error(error) from error
 
     # What attempts ask
 
@@ -142,6 +186,11 @@ class KubeExecutions:
         known = self._known.get(key)
         return () if known is None else known.declared.get(step, ())
 
+    def awaits(self, key: str, attempt: AttemptId) -> bool:
+        """Whether its stored status says that the server had not taken an attempt yet."""
+        known = self._known.get(key)
+        return known is not None and attempt in known.awaited
+
     # The controller's `Executions`
 
     async def load(self, key: str) -> Loaded | None:
@@ -152,6 +201,7 @@ class KubeExecutions:
         if known.status is None and not await self._read(key, known):
             return None
         status, known.status = known.status or {}, None
+        known.awaited = _awaited(status)
         try:
             spec = ExecutionSpec.model_validate(known.spec)
         except ValidationError as error:  # an object from before its definition was tightened
@@ -214,7 +264,7 @@ class KubeExecutions:
         if known.told == message:
             return
         known.told = message
-        status = {"phase": str(ExecutionPhase.PENDING), "reason": str(Reason.PENDING), "message": message}
+        status = _standing(ExecutionPhase.PENDING, str(Reason.PENDING), message[:MAX_MESSAGE], known.created)
         await self._write(key, known, status)
 
     def _request(self, known: Known) -> Request:
@@ -236,11 +286,35 @@ class KubeExecutions:
         if known is None:
             return
         status = dump(state)
+        if "conditions" not in status:  # held up before its start
+            reason = state.head.reason or str(state.head.phase)
+            status |= _standing(state.head.phase, reason, state.head.message, known.created)
         if known.revision:
             status["revision"] = known.revision
-        await self._write(key, known, status)
+        try:
+            await self._write(key, known, status)
+        except TooLarge:
+            await self._cut(key, known, status)
+            if plan.finished:
+                return
+            if self._on_cut is not None:
+                self._on_cut(key)
+            raise Conflict(f"execution {known.name} was ended: its status is too large") from None
         if plan.finished:
             self._finish(key, known, status)
+
+    async def _cut(self, key: str, known: Known, status: Mapping[str, Any]) -> None:
+        """End an execution whose status no server can store, with as much of it as fits."""
+        at = to_timestamp(self._clock.now())
+        for room in (oversize.OBJECT_BYTES - oversize.size(known.spec), 0):
+            less = oversize.cut(status, at, room)
+            shown = conditions(ExecutionPhase(less["phase"]), less["reason"], less["message"], less["finishedAt"])
+            less["conditions"] = shown
+            with contextlib.suppress(TooLarge):
+                await self._write(key, known, less)
+                self._finish(key, known, less)
+                return
+        raise Transient(f"execution {known.name}: there is no room for any status beside its spec", 300)
 
     async def refuse(self, key: str, reason: str, message: str) -> None:
         """See `controller.ports.Executions`."""
@@ -248,14 +322,7 @@ class KubeExecutions:
         if known is None:
             return
         at = to_timestamp(self._clock.now())
-        condition = {"type": "Complete", "status": "True", "reason": reason, "message": message}
-        status: dict[str, Any] = {
-            "phase": str(ExecutionPhase.FAILED),
-            "reason": reason,
-            "message": message[:4_096],
-            "finishedAt": at,
-            "conditions": [condition | {"lastTransitionTime": at}],
-        }
+        status = _standing(ExecutionPhase.FAILED, reason, message[:MAX_MESSAGE], at) | {"finishedAt": at}
         await self._write(key, known, status)
         self._finish(key, known, status)
 
@@ -276,8 +343,21 @@ class KubeExecutions:
         except NotFound:
             self._known.pop(key, None)
             return
+        except TooLarge:
+            raise
         except ApiError as error:
             known.status = None
             raise port_error(error) from error
         known.version = body["metadata"]["resourceVersion"]
         known.written = frozenset(status)
+
+
+def _awaited(status: Mapping[str, Any]) -> frozenset[AttemptId]:
+    """The attempts of which a status says that the server has not taken them."""
+    found = [
+        AttemptId(step["name"], entry.get("index", -1), entry["attempts"])
+        for step in status.get("steps", ())
+        for entry in (step, *step.get("items", ()))
+        if entry["phase"] == StepPhase.PENDING and entry.get("reason") in NOT_TAKEN and "attempts" in entry
+    ]
+    return frozenset(found)

@@ -60,7 +60,8 @@ class LeaderSettings:
         name: of the Lease.
         identity: this process. No two that can run at once may share it; a pod's name is right, as one that was killed
             and started again in its pod then takes up its own Lease at once.
-        lease_seconds: how long a Lease that nobody renews holds off the others; whole seconds.
+        lease_seconds: how long a Lease that nobody renews holds off the others; whole seconds. The default keeps the
+            promise of 15 seconds with the time that requests take.
         renew_deadline_seconds: how long the holder leads without having renewed it.
         retry_seconds: the time between renewals, and between looks at another's Lease.
     """
@@ -68,8 +69,8 @@ class LeaderSettings:
     namespace: str
     name: str
     identity: str
-    lease_seconds: int = 15
-    renew_deadline_seconds: float = 10.0
+    lease_seconds: int = 14
+    renew_deadline_seconds: float = 9.0
     retry_seconds: float = 2.0
 
     def __post_init__(self) -> None:

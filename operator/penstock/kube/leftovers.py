@@ -15,7 +15,7 @@ from penstock.api.execution import ExecutionPhase, StepPhase
 from penstock.engine.reasons import Reason
 from penstock.engine.status import from_timestamp
 from penstock.engine.types import AttemptId
-from penstock.kube import manifests, names, podstate
+from penstock.kube import logs, manifests, names, podstate
 from penstock.kube.client import Client
 from penstock.kube.errors import ApiError, NotFound
 from penstock.kube.resources import JOBS, PODS
@@ -82,6 +82,7 @@ def _entry(status: Object, attempt: AttemptId) -> Object | None:
 
 async def conclude(client: Client, job: Object, pod: Object | None, end: End, now: float) -> None:
     """Write the end of a Job, and end its Pod if that still runs. What fails is done again at the next look."""
+    logs.about_attempt(job["metadata"])
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
     created = podstate.moment(job["metadata"].get("creationTimestamp")) or now
     status = manifests.job_status(

@@ -32,6 +32,9 @@ from penstock.step.inputs import contract_env, env_name, input_env
 DEFAULT_SHELL: Final = ("/bin/sh", "-ec")
 """What runs a `script` whose step names no `shell`."""
 
+NAMELESS_USER: Final = 65_532
+"""The user of a step whose image names root, or a user of whom the kubelet cannot tell that it is not."""
+
 _HARDENED: Final[Mapping[str, Any]] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -66,6 +69,11 @@ class Attempt:
     def step(self) -> Step:
         """The step with the pipeline's defaults merged in."""
         return self.start.step.spec
+
+    @property
+    def image(self) -> str:
+        """The image of its step."""
+        return self.start.image or str(self.template.step.get("image", ""))
 
     @property
     def labels(self) -> dict[str, str]:

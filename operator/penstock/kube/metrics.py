@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
+_FAST = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SLOW = (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 300, 1_800)
 _CONTENT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -24,13 +27,42 @@ class Metrics:
         self.request_seconds = Histogram(
             "penstock_api_request_seconds", "Time of requests to the API server", ("verb",), registry=self.registry
         )
-        self.passes = Counter("penstock_passes_total", "Passes over executions", registry=self.registry)
+        self.passes = Histogram(
+            "penstock_pass_seconds",
+            "Time of passes over executions, their requests included",
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.waited = Histogram(
+            "penstock_queue_wait_seconds",
+            "Time that an execution waited for a pass",
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.start = Histogram(
+            "penstock_execution_start_seconds",
+            "From an execution's creation, which Kubernetes knows to the second, until its first attempts were created",
+            buckets=_SLOW,
+            registry=self.registry,
+        )
+        self.finish = Histogram(
+            "penstock_execution_finish_seconds",
+            "From the end of its last container, which Kubernetes knows to the second, until its end was written",
+            buckets=_SLOW,
+            registry=self.registry,
+        )
         self.executions = Counter(
             "penstock_executions_finished_total", "Executions that finished", ("phase",), registry=self.registry
         )
         self.live = Gauge("penstock_executions_live", "Executions that are not finished", registry=self.registry)
         self.attempts = Gauge("penstock_attempts_live", "Attempts whose end is not recorded", registry=self.registry)
         self.queue = Gauge("penstock_queue_depth", "Executions that wait for a pass", registry=self.registry)
+        self.events = Counter(
+            "penstock_events_total",
+            "Events for people and their repetitions: written, failed, or dropped because too many waited",
+            ("outcome",),
+            registry=self.registry,
+        )
         self.leading = Gauge("penstock_leader", "1 if this replica leads", registry=self.registry)
         self.steps = Counter(
             "penstock_steps_finished_total", "Steps and items that finished", ("phase",), registry=self.registry
@@ -40,6 +72,17 @@ class Metrics:
         """One request to the API server was answered."""
         self.requests.labels(verb, resource, str(code)).inc()
         self.request_seconds.labels(verb).observe(seconds)
+
+    def described(self) -> list[tuple[str, str, tuple[str, ...], str]]:
+        """Name, type, labels and meaning of each metric, as people look for them."""
+        found = []
+        for metric in vars(self).values():
+            if isinstance(metric, MetricWrapperBase):
+                (family,) = metric.describe()
+                suffix = "_total" if family.type == "counter" else ""
+                labels = tuple(metric._labelnames)
+                found.append((family.name + suffix, family.type, labels, family.documentation))
+        return sorted(found)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from penstock.controller.contract import SystemClock
 from penstock.controller.loop import Controller, until_one_ends
 from penstock.controller.ports import Conflict, Transient
 from penstock.controller.queue import DirtyQueue
-from penstock.engine.state import ExecutionState
+from penstock.engine.state import STEP, ExecutionState
 from penstock.engine.status import from_timestamp
-from penstock.engine.types import CacheEntry, Limits, TaskId
-from penstock.kube import leftovers, names
+from penstock.engine.types import CacheEntry, Limits, Observation, TaskId
+from penstock.kube import events, leftovers, logs, names
 from penstock.kube.attempts import KubeAttempts
 from penstock.kube.client import Client
 from penstock.kube.credentials import Sessions
@@ -27,7 +27,7 @@ from penstock.kube.errors import ApiError
 from penstock.kube.executions import Known, KubeExecutions
 from penstock.kube.leader import Leader, LeaderSettings, election_client
 from penstock.kube.metrics import Metrics, serve
-from penstock.kube.resources import CONTROLLER_REVISIONS, EXECUTIONS, JOBS, PIPELINES, PODS, Resource
+from penstock.kube.resources import CONTROLLER_REVISIONS, EXECUTIONS, JOBS, PIPELINES, PODS, ObjectId, Resource
 from penstock.kube.revisions import PIPELINE_LABEL, Revisions
 from penstock.kube.settings import Collector, Jobs, OperatorSettings
 from penstock.kube.transport import Settings, Transport
@@ -68,9 +68,10 @@ class Operator:
         client: the REST client, fenced by the Lease.
         settings: the operator's settings.
         metrics: what is measured.
+        quick: a client for what is not worth a second try.
     """
 
-    def __init__(self, client: Client, settings: OperatorSettings, metrics: Metrics) -> None:
+    def __init__(self, client: Client, settings: OperatorSettings, metrics: Metrics, quick: Client) -> None:
         self._client = client
         self._settings = settings
         self._metrics = metrics
@@ -78,8 +79,19 @@ class Operator:
         self._pipelines = DirtyQueue(self._clock.now)
         self._expired = DirtyQueue(self._clock.now)
         self._expiring: dict[str, tuple[str, str]] = {}
-        self.revisions = Revisions(client, self._clock, self.mark, settings.revision_limit)
-        self.executions = KubeExecutions(client, self.revisions, self._clock, self._on_finished)
+        self._changed_late = DirtyQueue(self._clock.now)
+        self._late: dict[str, JsonObject] = {}
+        self._recorder = events.Recorder(
+            quick, self._clock, identity_of(settings), settings.events, lambda how: metrics.events.labels(how).inc()
+        )
+        self.revisions = Revisions(client, self._clock, self.mark, settings.revision_limit, self._on_pipeline)
+        self.executions = KubeExecutions(
+            client,
+            self.revisions,
+            self._clock,
+            self._on_finished,
+            on_cut=lambda key: self.attempts.abandon(key),  # noqa: PLW0108 - they are made next
+        )
         self.attempts = KubeAttempts(client, _pods(settings), self.executions, self._clock, self.mark)
         self.controller = Controller(
             executions=self.executions,
@@ -92,7 +104,10 @@ class Operator:
             quiet_seconds=QUIET_SECONDS,
             workers=settings.workers,
             on_pass=self._on_pass,
-            on_trouble=lambda key, message: log.warning("execution %s: %s", key, message),
+            on_trouble=lambda _, message: log.warning("it is tried again: %s", message),
+            on_ended=self._on_ended,
+            on_taken=self._on_taken,
+            on_timed=metrics.passes.observe,
         )
         self.synced = False
         # Asked when they are read, and not in every pass.
@@ -111,8 +126,9 @@ class Operator:
         uid = body["metadata"]["uid"]
         if self.executions.observe(body, deleted=deleted):
             self.mark(uid)
-        elif not deleted:
+        elif not deleted and self.executions.known(uid) is None:
             self._expire(body)
+            self._acknowledge(body)
 
     def pipeline(self, body: JsonObject, *, deleted: bool = False) -> None:
         """A Pipeline was seen."""
@@ -121,20 +137,34 @@ class Operator:
 
     def pod(self, body: JsonObject, *, deleted: bool = False) -> None:
         """A Pod of an attempt was seen."""
+        logs.about_attempt(body["metadata"])
         self.attempts.pod(body, deleted=deleted)
 
     def job(self, body: JsonObject, *, deleted: bool = False) -> None:
         """A Job of an attempt was seen."""
+        logs.about_attempt(body["metadata"])
         self.attempts.job(body, deleted=deleted)
 
     # Working
 
     async def run(self, login: Any, stop: asyncio.Event) -> None:
         """Work until stopped or cancelled."""
-        await self.sync()
+        while not self.synced:
+            try:
+                await self.sync()
+            except (ApiError, Conflict, Transient) as error:
+                log.warning("the first lists failed, they are asked for again: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
         tasks = [
             asyncio.create_task(work)
-            for work in (self.controller.run(), self._read_pipelines(), self._delete_expired(), self._sync_again())
+            for work in (
+                self.controller.run(),
+                self._read_pipelines(),
+                self._delete_expired(),
+                self._acknowledge_late(),
+                self._sync_again(),
+                self._recorder.run(),
+            )
         ]
         # Last: kopf cancels what was started after it.
         tasks.append(asyncio.create_task(watch(self, login, self._settings.namespaces, stop=stop)))
@@ -144,55 +174,62 @@ class Operator:
             await self.attempts.close()
             self._pipelines.close()
             self._expired.close()
+            self._changed_late.close()
 
     async def sync(self) -> None:
         """List everything and compare it with what is known. Events that never came are made up for here."""
-        for body in await self._list(CONTROLLER_REVISIONS, labels=PIPELINE_LABEL):
-            self.revisions.observe_revision(body)
-        for body in await self._list(PIPELINES):
-            self.pipeline(body)
+        await self._list(CONTROLLER_REVISIONS, self.revisions.observe_revision, labels=PIPELINE_LABEL)
+        await self._list(PIPELINES, self.pipeline)
         there: dict[str, JsonObject] = {}
-        for body in await self._list(EXECUTIONS):
+
+        def execution(body: JsonObject) -> None:
             there[body["metadata"]["uid"]] = body.get("status") or {}
             self.execution(body)
+
+        await self._list(EXECUTIONS, execution)
         for key in [key for key in self.executions.live() if key not in there]:
             self.executions.forget(key)
             self.mark(key)
-        jobs = await self._list(JOBS, labels=names.EXECUTION_UID)
-        for body in jobs:
+        left: dict[tuple[str, str], tuple[JsonObject, leftovers.End]] = {}
+        pods: dict[tuple[str, str], JsonObject] = {}
+
+        unseen = set(self.attempts.known())
+
+        def job(body: JsonObject) -> None:
+            unseen.discard(body["metadata"]["uid"])
             self.job(body)
-        pods = await self._list(PODS, labels=names.EXECUTION_UID)
-        for body in pods:
+            if (end := self._left_over(body, there)) is not None:
+                left[_place(body)] = (body, end)
+
+        def pod(body: JsonObject) -> None:
+            unseen.discard(body["metadata"]["uid"])
             self.pod(body)
+            if _place(body) in left:
+                pods[_place(body)] = body
+
+        await self._list(JOBS, job, labels=names.EXECUTION_UID)
+        await self._list(PODS, pod, labels=names.EXECUTION_UID)
+        self.attempts.missed(unseen)
+        logs.about(None)
         self.synced = True
-        await self._end_leftovers(there, jobs, pods)
+        now = self._clock.now()
+        ends = [leftovers.conclude(self._client, body, pods.get(at), end, now) for at, (body, end) in left.items()]
+        await asyncio.gather(*ends)
         await self.revisions.prune(self.executions.revisions_in_use())
 
-    async def _end_leftovers(
-        self, statuses: Mapping[str, JsonObject], jobs: Sequence[JsonObject], pods: Sequence[JsonObject]
-    ) -> None:
-        """End the Jobs of attempts that an earlier operator recorded as over without living to say so in the Job."""
-        left: list[tuple[JsonObject, leftovers.End]] = []
-        for job in filter(leftovers.unfinished, jobs):
-            labels = job["metadata"]["labels"]
-            key, attempt = labels[names.EXECUTION_UID], names.attempt_of(labels)
-            if attempt is None or key not in statuses or self.attempts.has(key, attempt):
-                continue
-            if (end := leftovers.end_of(statuses[key], attempt)) is not None:
-                left.append((job, end))
-        names_left = {_place(job) for job, _ in left}
-        found = {place: pod for pod in pods if (place := _place(pod)) in names_left}
-        now = self._clock.now()
-        ends = [leftovers.conclude(self._client, job, found.get(_place(job)), end, now) for job, end in left]
-        await asyncio.gather(*ends)
+    def _left_over(self, job: JsonObject, statuses: Mapping[str, JsonObject]) -> leftovers.End | None:
+        """The end of an attempt that an earlier operator recorded as over without living to say so in its Job."""
+        labels = job["metadata"]["labels"]
+        key, attempt = labels[names.EXECUTION_UID], names.attempt_of(labels)
+        if attempt is None or key not in statuses or self.attempts.has(key, attempt) or not leftovers.unfinished(job):
+            return None
+        return leftovers.end_of(statuses[key], attempt)
 
-    async def _list(self, resource: Resource, labels: str = "") -> Sequence[JsonObject]:
+    async def _list(self, resource: Resource, take: Callable[[JsonObject], None], labels: str = "") -> None:
+        """Hand over all objects of a kind one by one: of 10,000 whole Pods nobody could keep a list."""
         places: Sequence[str | None] = self._settings.namespaces or (None,)
-        found: list[JsonObject] = []
         for namespace in places:
-            listing = await self._client.list(resource, namespace=namespace, labels=labels, keep=lambda body: body)
-            found += listing.items
-        return found
+            await self._client.list(resource, namespace=namespace, labels=labels, keep=take)
 
     async def _sync_again(self) -> None:
         while True:
@@ -219,7 +256,14 @@ class Operator:
     # Finished executions
 
     def _on_finished(self, key: str, known: Known, status: Mapping[str, Any]) -> None:
-        self._metrics.executions.labels(str(status.get("phase"))).inc()
+        phase, reason = str(status["phase"]), str(status.get("reason", ""))
+        self._metrics.executions.labels(phase).inc()
+        if (last_exit := _last_exit(status)) is not None:
+            self._metrics.finish.observe(max(0.0, self._clock.now() - last_exit))
+        about = {"execution": known.name, "namespace": known.namespace}
+        log.info("execution finished", extra=about | {"phase": phase, "reason": reason})
+        end = events.ended(phase, reason, str(status.get("message", "")), str(status.get("progress", "")))
+        self._recorder.tell(ObjectId(EXECUTIONS, known.namespace, known.name, key), end)
         self._expire(
             {
                 "metadata": {"uid": key, "namespace": known.namespace, "name": known.name},
@@ -245,33 +289,103 @@ class Operator:
             try:
                 await self._client.delete(EXECUTIONS, name, namespace, uid=key)
             except ApiError as error:
-                log.warning("execution %s/%s could not be deleted at its end: %s", namespace, name, error)
+                about = {"execution": name, "namespace": namespace}
+                log.warning("it could not be deleted at the end of its time: %s", error, extra=about)
                 self._expiring[key] = (namespace, name)
                 self._expired.add_at(key, self._clock.now() + RETRY_SECONDS)
             finally:
                 self._expired.done(key)
 
+    def _acknowledge(self, body: JsonObject) -> None:
+        """See to it that a finished execution whose spec was changed does not look like one that is not read yet."""
+        meta, status = body["metadata"], body["status"]
+        if meta.get("generation", 1) > status.get("observedGeneration", 0):
+            self._late[meta["uid"]] = body
+            self._changed_late.add(meta["uid"])
+
+    async def _acknowledge_late(self) -> None:
+        while True:
+            key = await self._changed_late.get()
+            body = self._late.pop(key)
+            try:
+                await self.executions.acknowledge(body)
+            except Conflict:
+                log.debug("a finished execution was changed once more; its next event says how")
+            except (ApiError, Transient) as error:
+                about = {"execution": body["metadata"]["name"], "namespace": body["metadata"]["namespace"]}
+                log.warning("that its spec was changed could not be acknowledged: %s", error, extra=about)
+                self._late.setdefault(key, body)
+                self._changed_late.add_at(key, self._clock.now() + RETRY_SECONDS)
+            finally:
+                self._changed_late.done(key)
+
+    # What is told
+
+    def _on_taken(self, key: str, seconds: float) -> None:
+        self._metrics.waited.observe(seconds)
+        logs.about(self.executions.identity(key))
+
+    def _on_pipeline(self, pipeline: ObjectId, broken: str) -> None:
+        log.info(
+            "pipeline cannot be run" if broken else "pipeline is ready",
+            extra={"pipeline": pipeline.name, "namespace": pipeline.namespace},
+        )
+        self._recorder.tell(pipeline, events.pipeline_read(broken))
+
+    def _on_ended(self, key: str, state: ExecutionState, ended: Sequence[Observation]) -> None:
+        for seen in ended:
+            event = events.retried(state, seen)
+            if event is not None:
+                self._recorder.tell(ObjectId(EXECUTIONS, state.identity.namespace, state.identity.name, key), event)
+                self._log_step("attempt failed, the step is tried again", state, seen.id.task, seen.id.attempt)
+
     def _on_pass(self, key: str, state: ExecutionState, changed: Sequence[TaskId]) -> None:
-        self._metrics.passes.inc()
+        regarding = ObjectId(EXECUTIONS, state.identity.namespace, state.identity.name, key)
+        known = self.executions.known(key)
+        if known is not None and not known.begun and state.head.started_at is not None:
+            known.begun = True
+            self._metrics.start.observe(max(0.0, self._clock.now() - from_timestamp(known.created)))
+            self._recorder.tell(regarding, events.started(self.executions.pipeline_name(key), known.revision))
         for task in changed:
             record = state.task(task)
             if record.phase.finished:
                 self._metrics.steps.labels(str(record.phase)).inc()
-                log.info(
-                    "step finished",
-                    extra={
-                        "execution": state.identity.name,
-                        "namespace": state.identity.namespace,
-                        "step": task.step,
-                        "item": task.index,
-                        "phase": str(record.phase),
-                        "reason": record.reason,
-                    },
-                )
+                self._log_step("step finished", state, task, record.attempts)
+        for event in events.of_pass(state, changed):
+            self._recorder.tell(regarding, event)
+
+    def _log_step(self, message: str, state: ExecutionState, task: TaskId, attempt: int) -> None:
+        record = state.task(task)
+        # Not the record's message: it is what the step has printed, and may be anything.
+        log.info(
+            message,
+            extra={
+                "execution": state.identity.name,
+                "namespace": state.identity.namespace,
+                "step": task.step,
+                "item": None if task.index == STEP else task.index,
+                "attempt": attempt or None,
+                "phase": str(record.phase),
+                "reason": record.reason,
+            },
+        )
 
 
 def _place(body: JsonObject) -> tuple[str, str]:
     return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _last_exit(status: Mapping[str, Any]) -> float | None:
+    """When the last container of an execution ended; None where that was not what it waited for."""
+    # Only attempts have exit codes: steps that were omitted, and fan-outs, end when it is decided.
+    ends = [(each.get("finishedAt", ""), "exitCode" in each) for each in status.get("steps", ())]
+    at, exited = max(ends, default=("", False))
+    return from_timestamp(at) if exited and at else None
+
+
+def identity_of(settings: OperatorSettings) -> str:
+    """The name of this replica."""
+    return settings.identity or socket.gethostname()
 
 
 def _pods(settings: OperatorSettings) -> PodSettings:
@@ -294,7 +408,7 @@ async def run(settings: OperatorSettings, sessions: Sessions, stop: asyncio.Even
     leading = LeaderSettings(
         namespace=settings.lease_namespace,
         name=settings.lease_name,
-        identity=settings.identity or socket.gethostname(),
+        identity=identity_of(settings),
     )
     leader = Leader(election_client(sessions, leading, on_request=metrics.on_request), leading)
     election = asyncio.create_task(leader.run())
@@ -315,7 +429,9 @@ async def run(settings: OperatorSettings, sessions: Sessions, stop: asyncio.Even
         log.info("leading", extra={"identity": leading.identity})
         patience = Settings(max_writes=settings.max_parallel_requests)
         client = Client(Transport(sessions, settings=patience, on_request=metrics.on_request, fence=leader.fence))
-        operator = Operator(client, settings, metrics)
+        once = Settings(tries=1, max_writes=1)
+        quick = Client(Transport(sessions, settings=once, on_request=metrics.on_request, fence=leader.fence))
+        operator = Operator(client, settings, metrics, quick)
         ended = asyncio.Event()
         work = asyncio.create_task(operator.run(sessions.login, ended))
         deposed = asyncio.create_task(leader.deposed())

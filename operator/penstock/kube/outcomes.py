@@ -17,12 +17,19 @@ from penstock.engine.types import AttemptId, AttemptPhase, Observation
 from penstock.kube import names, podstate
 from penstock.kube.podstate import Object
 from penstock.kube.transports import MESSAGE_BYTES
-from penstock.step.collector import CollectorError, InLog, Result, parse_log, parse_message
+from penstock.step.collector import WAITS, CollectorError, InLog, Result, parse_log, parse_message
 from penstock.step.outputs import judge
 from penstock.step.values import Declared, OutputError, parse_output
 
-SETTLE_SECONDS: Final = 5.0
-"""How long after a failed step and its own start a collector that runs on is the sign that nobody is ending the pod."""
+SETTLE_SECONDS: Final = 2.0
+"""How long after the step's end and its own start a container that runs on is the sign that it will run on.
+
+Moments in a pod's status have whole seconds, and its kubelet looks once a second.
+"""
+READY_SECONDS: Final = 30.0
+"""How long after that a collector may take for its own start; before, it does not understand that it is to end."""
+GIVE_UP_SECONDS: Final = 5.0
+"""How long after that the end of the pod of a failed step is waited for, which tells who ended it."""
 LOG_SECONDS: Final = 15.0
 """How long the end of a log may take to get to where it can be read."""
 TAIL_LINES: Final = 20
@@ -52,11 +59,17 @@ class Seen:
         observation: of the attempt, as far as it is known.
         needs: what has to be read first.
         again_at: when to look again even if nothing happens, seconds since the epoch; None: only if something does.
+        end_pod: whether the pod has to be ended (`manifests.end_now`) because something runs on beside a step that is
+            over. A collector then says what it found.
+        nameless_user: whether what is wrong is that the image names root, or a user without a number, and nobody else
+            names one: another pod that does so would run.
     """
 
     observation: Observation
     needs: NeedsLog | None = None
     again_at: float | None = None
+    end_pod: bool = False
+    nameless_user: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +84,6 @@ class Look:
         now: seconds since the epoch.
         gone: whether the pod was there and is not any more.
         log: what was read because of an earlier `NeedsLog`; empty if it could not be read.
-        collector_grace_seconds: how long a collector may be busy after the step's end until outputs count as missing.
     """
 
     id: AttemptId
@@ -81,7 +93,6 @@ class Look:
     now: float
     gone: bool = False
     log: str | None = None
-    collector_grace_seconds: float = 30.0
 
 
 def observe(look: Look) -> Seen:
@@ -125,12 +136,15 @@ _IMAGE |= {"ImageInspectError", "SignatureValidationFailed"}
 _NOT_CREATED = frozenset({"CreateContainerError", "RunContainerError", "PreStartHookError", "CreatePodSandboxError"})
 _NEVER = re.compile(r"runAsNonRoot|breaks non-root policy|run as root")
 """A config error that no later try can heal: the image and the policy both stay as they are."""
+_NAMELESS = re.compile(r"image will run as root|image has non-numeric user")
+"""Those of them that are the image's alone."""
 
 
 def _not_started(look: Look, pod: Object, waiting: Object, lost_at: float | None) -> Seen:
     reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
     if reason == "CreateContainerConfigError" and _NEVER.search(message):
-        return Seen(_ended(look, None, Reason.STEP_ERROR, _root_image(look, message)))
+        ended = _ended(look, None, Reason.STEP_ERROR, _root_image(look, message))
+        return Seen(ended, nameless_user=_NAMELESS.search(message) is not None)
     if reason in _IMAGE:
         return Seen(_pending(look, Reason.IMAGE_PULL_FAILED, _image_problem(pod, reason, message)), again_at=lost_at)
     if reason == "CreateContainerConfigError":
@@ -228,11 +242,12 @@ def _step_ended(look: Look, pod: Object, done: Object) -> Seen:
     ended_at = podstate.moment(done.get("finishedAt")) or look.now
     told = look.gone or podstate.phase_final(pod) or podstate.condition(pod, "DisruptionTarget")
     if not told and not podstate.deleted_before(pod, ended_at):
-        # A collector cannot tell a step that failed at once from one whose image is being pulled, and runs on.
         since = podstate.others_running_since(pod)
-        settled_at = None if since is None else max(since, ended_at) + SETTLE_SECONDS
-        if settled_at is None or look.now < settled_at:
-            return Seen(_running(look, done), again_at=settled_at)
+        if since is None:
+            return Seen(_running(look, done))
+        settled_at = max(since, ended_at) + SETTLE_SECONDS
+        if look.now < settled_at + GIVE_UP_SECONDS:
+            return _run_on(look, pod, done, settled_at, give_up_at=settled_at + GIVE_UP_SECONDS)
     if (disrupted := _disrupted(look, pod, done, ended_at)) is not None:
         return Seen(disrupted)
     return _failed(look, pod, done)
@@ -241,6 +256,19 @@ def _step_ended(look: Look, pod: Object, done: Object) -> Seen:
 def _running(look: Look, done: Object, message: str | None = None) -> Observation:
     """The step is over and the attempt is not."""
     return Observation(look.id, AttemptPhase.RUNNING, started_at=podstate.started(done), message=message)
+
+
+def _run_on(look: Look, pod: Object, done: Object, settled_at: float, give_up_at: float | None = None) -> Seen:
+    """A step that is over while other containers of its pod run: once that has settled, the pod has to be ended.
+
+    A collector cannot tell a step that was over before it could look from one whose image is being pulled.
+    """
+    if look.now < settled_at:
+        return Seen(_running(look, done), again_at=settled_at)
+    deadline_at = podstate.deadline_at(pod)
+    # The kubelet ends a pod whose time is over, and then has to say that this was why.
+    ending = podstate.was_ended(pod) or (deadline_at is not None and look.now >= deadline_at)
+    return Seen(_running(look, done), again_at=give_up_at, end_pod=not ending)
 
 
 def _disrupted(look: Look, pod: Object, done: Object, ended_at: float) -> Observation | None:
@@ -263,6 +291,9 @@ def _disrupted(look: Look, pod: Object, done: Object, ended_at: float) -> Observ
         return _ended(look, done, Reason.DISRUPTED, "its pod was deleted while it ran")
     return None
 
+
+_TERMINATED: Final = 143
+"""Exit code of a program that SIGTERM ended because it had not asked for it yet."""
 
 _NO_COMMAND = re.compile(r"executable file not found|no such file or directory", re.IGNORECASE)
 _NOT_EXECUTABLE = re.compile(r"permission denied|exec format error|is a directory", re.IGNORECASE)
@@ -362,6 +393,9 @@ def _from_collector(look: Look, pod: Object, done: Object) -> Seen:
     if ended.get("exitCode") != 0:
         if (who := podstate.disruption(pod)) is not None or look.gone:
             return Seen(_ended(look, done, Reason.DISRUPTED, who or "its pod was deleted"))
+        if podstate.was_ended(pod) and ended.get("exitCode") == _TERMINATED:
+            message = "its pod was ended before the collector of its outputs had come to its beginning"
+            return Seen(_ended(look, done, Reason.DISRUPTED, message))
         return Seen(
             _ended(look, done, Reason.STEP_ERROR, f"its outputs were not collected: {podstate.container_end(ended)}")
         )
@@ -405,13 +439,16 @@ def _collector_busy(look: Look, pod: Object, done: Object, state: Object) -> See
         "running" in item.get("state", {}) for item in podstate.containers(pod, "ephemeralContainerStatuses")
     )
     is_sidecar = any(item["name"] == names.COLLECTOR_CONTAINER for item in pod["spec"].get("initContainers", []))
-    if "running" not in state or debugged or is_sidecar:
+    # A sidecar is none of these others: the kubelet ends it after them.
+    since = podstate.others_running_since(pod)
+    if since is None or debugged:
         return Seen(_running(look, done))
-    # It sees neither the step nor anything that the step wrote: see `step.collector`.
-    since = max(ended_at, podstate.moment(state["running"].get("startedAt")) or 0.0)
-    if look.now < since + look.collector_grace_seconds:
-        return Seen(_running(look, done), again_at=since + look.collector_grace_seconds)
-    return Seen(_with_result(look, done, Result(*judge(look.declared, {}))))
+    settled_at = max(ended_at, since) + SETTLE_SECONDS
+    begun = WAITS in (look.log or "") or is_sidecar or look.now >= settled_at + READY_SECONDS
+    if look.now >= settled_at and not begun and not podstate.was_ended(pod):
+        again_at = None if look.log is None else look.now + 1.0
+        return Seen(_running(look, done), NeedsLog(names.COLLECTOR_CONTAINER, tail_lines=TAIL_LINES), again_at)
+    return _run_on(look, pod, done, settled_at)
 
 
 def _with_result(look: Look, done: Object, result: Result) -> Observation:

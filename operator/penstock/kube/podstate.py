@@ -73,6 +73,12 @@ def due_without_node_at(pod: Object) -> float | None:
     return None if seconds is None or created is None or has_node(pod) else created + float(seconds)
 
 
+def deadline_at(pod: Object) -> float | None:
+    """When its kubelet ends a pod because its time is over; None if it never does, or has not begun with it."""
+    seconds, started_at = pod["spec"].get("activeDeadlineSeconds"), moment(pod.get("status", {}).get("startTime"))
+    return None if seconds is None or started_at is None else started_at + float(seconds)
+
+
 def lost_at(pod: Object) -> float | None:
     """When a pod that is being deleted counts as lost; None for any other."""
     deletion = moment(pod["metadata"].get("deletionTimestamp"))

@@ -51,6 +51,23 @@ class Resource:
         return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectId:
+    """One object for good: of two that have had the same name, this one.
+
+    Attributes:
+        resource: its kind.
+        namespace: where it is.
+        name: its name.
+        uid: its uid.
+    """
+
+    resource: Resource
+    namespace: str
+    name: str
+    uid: str
+
+
 EXECUTIONS = Resource("penstock.dev", "v1alpha1", "executions", "Execution")
 PIPELINES = Resource("penstock.dev", "v1alpha1", "pipelines", "Pipeline")
 DEPLOYMENTS = Resource("penstock.dev", "v1alpha1", "deployments", "Deployment")
@@ -60,4 +77,5 @@ CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 EVENTS = Resource("", "v1", "events", "Event")
+EVENTS_V1 = Resource("events.k8s.io", "v1", "events", "Event")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)

@@ -22,7 +22,7 @@ from penstock.engine.compile import check_pipeline
 from penstock.engine.status import to_timestamp
 from penstock.kube.client import Client
 from penstock.kube.errors import AlreadyExists, ApiError, NotFound, port_error
-from penstock.kube.resources import CONTROLLER_REVISIONS, PIPELINES
+from penstock.kube.resources import CONTROLLER_REVISIONS, PIPELINES, ObjectId
 
 PIPELINE_LABEL = "penstock.dev/pipeline"
 DIGEST_LABEL = "penstock.dev/digest"
@@ -39,6 +39,7 @@ class _Pipeline:
     """A pipeline as it was last seen, and its revisions.
 
     Attributes:
+        uid: of its object.
         generation: generation of its spec; 0: it was not seen, or is gone.
         spec: as it is stored.
         ready: the generation for which `current` or `broken` holds.
@@ -49,6 +50,7 @@ class _Pipeline:
         waiting: executions to look at when it changes.
     """
 
+    uid: str = ""
     generation: int = 0
     spec: Mapping[str, Any] = field(default_factory=dict)
     ready: int = 0
@@ -67,13 +69,22 @@ class Revisions:
         clock: the time.
         mark: called with the uid of an execution that should be looked at.
         keep: how many revisions of each pipeline are kept besides those in use.
+        on_told: called when it was written into a pipeline whether it can run, with what is wrong or nothing.
     """
 
-    def __init__(self, client: Client, clock: Clock, mark: Callable[[str], None], keep: int = 10) -> None:
+    def __init__(
+        self,
+        client: Client,
+        clock: Clock,
+        mark: Callable[[str], None],
+        keep: int = 10,
+        on_told: Callable[[ObjectId, str], None] | None = None,
+    ) -> None:
         self._client = client
         self._clock = clock
         self._mark = mark
         self._keep = keep
+        self._on_told = on_told
         self._pipelines: dict[tuple[str, str], _Pipeline] = {}
         self._specs: dict[tuple[str, str], PipelineSpec] = {}
         self._waiting: dict[str, set[str]] = {}
@@ -87,7 +98,7 @@ class Revisions:
         if deleted:
             known.generation, known.spec, known.ready = 0, {}, 0
             return False
-        known.status = body.get("status") or {}
+        known.uid, known.status = meta["uid"], body.get("status") or {}
         if meta.get("generation", 1) == known.generation:
             return False
         known.generation, known.spec = meta.get("generation", 1), body["spec"]
@@ -120,11 +131,13 @@ class Revisions:
         broken = _why_broken(raw)
         try:
             number = known.current if broken else await self._revision_of(namespace, name, known, raw)
-            await self._write(namespace, name, known, generation, number, broken)
+            told = await self._write(namespace, name, known, generation, number, broken)
         except NotFound:
             return  # gone meanwhile
         except ApiError as error:
             raise port_error(error) from error
+        if told and self._on_told is not None:
+            self._on_told(ObjectId(PIPELINES, namespace, name, known.uid), broken)
         known.ready, known.current, known.broken = generation, number, broken
         for key in self._waiting.pop(namespace, set()):
             self._mark(key)
@@ -157,7 +170,7 @@ class Revisions:
 
     async def _write(
         self, namespace: str, name: str, known: _Pipeline, generation: int, number: int, broken: str
-    ) -> None:
+    ) -> bool:
         """Write the status, unless it says so already. Conditions follow kstatus: Ready, and Stalled if broken."""
         said = {condition["type"]: condition for condition in known.status.get("conditions", ())}
         wanted = {
@@ -168,7 +181,7 @@ class Revisions:
             ),
         }
         if broken:
-            wanted["Stalled"] = ("True", "InvalidPipeline", "it cannot be run until its manifest is changed")
+            wanted["Stalled"] = ("True", "InvalidPipeline", broken)
         conditions = []
         for kind, (status, reason, message) in wanted.items():
             before = said.get(kind, {})
@@ -186,9 +199,11 @@ class Revisions:
         status_now: dict[str, Any] = {"observedGeneration": generation, "conditions": conditions}
         if number:
             status_now["revision"] = number
-        if any(known.status.get(key) != value for key, value in status_now.items()):
-            body = await self._client.patch_status(PIPELINES, name, namespace, status_now)
-            known.status = body.get("status") or {}
+        if all(known.status.get(key) == value for key, value in status_now.items()):
+            return False
+        body = await self._client.patch_status(PIPELINES, name, namespace, status_now)
+        known.status = body.get("status") or {}
+        return True
 
     # Executions
 

@@ -32,6 +32,14 @@ class LogFormat(StrEnum):
     TEXT = "text"
 
 
+class Events(StrEnum):
+    """Which Events are written for people."""
+
+    ALL = "all"
+    WARNINGS = "warnings"
+    NONE = "none"
+
+
 class OperatorSettings(BaseModel):
     """Settings of the operator; each is the environment variable of the same name in capitals after `PENSTOCK_`."""
 
@@ -52,7 +60,7 @@ class OperatorSettings(BaseModel):
     collector_image: str = ""
     """Image of the collector; needed by steps whose outputs do not fit a termination message."""
     run_as_user: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
-    """User of steps whose `podTemplate` names none; 0: the image's own, which must not be root."""
+    """User of steps whose `podTemplate` names none; 0: the image's own, or 65532 where that may be root."""
     input_bytes: Annotated[int, Field(ge=1, le=1_048_576)] = 60_000
     """Bound of the values into an execution, in bytes of JSON."""
     output_bytes: Annotated[int, Field(ge=1, le=1_048_576)] = 60_000
@@ -65,6 +73,8 @@ class OperatorSettings(BaseModel):
     """How often everything is listed and compared, for events that never came."""
     revision_limit: Annotated[int, Field(ge=1, le=1_000)] = 10
     """Revisions of each pipeline that are kept besides those in use."""
+    events: Events = Events.WARNINGS
+    """Kubernetes Events: `warnings` (what goes wrong), `all` (starts and ends of executions too), or `none`."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of /healthz, /readyz and /metrics; 0: none."""
     log_format: LogFormat = LogFormat.JSON

@@ -7,6 +7,7 @@ cut off if doing them twice does no harm, and once those whose credentials it di
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
 import time
@@ -21,6 +22,10 @@ from yarl import URL
 from penstock.kube.errors import ApiError, ServerError, TooManyRequests, Unauthorized, Unreachable, from_answer
 
 T = TypeVar("T")
+
+
+_LARGE_BODY = 1_000_000
+"""Bytes of a body that would hold up everything else if it were sent at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +260,8 @@ class Transport:
             call.method,
             URL(connection.server + call.path, encoded=True),
             params=call.params,
-            data=data,
+            # aiohttp sends a large body piece by piece only if it is a file.
+            data=data if data is None or len(data) < _LARGE_BODY else io.BytesIO(data),
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=limit, connect=self._settings.connect_seconds),
             allow_redirects=False,

@@ -61,8 +61,7 @@ class PodSettings:
         collector_uid: its user and group; another than that of steps, which so cannot read its environment.
         collector_resources: its compute resources. Room for parsing eight times the largest outputs.
         collector_pull_policy: `imagePullPolicy` of its image; None: Kubernetes' own default.
-        collector_grace_seconds: how long it may be busy after the step's end until its outputs count as missing.
-        run_as_user: the user of steps whose pod template names none; None: the image's own.
+        run_as_user: the user of steps whose pod template names none; None: the image's own, if it may run.
         annotation_bytes: bound of inputs that go through annotations. Of the 256 KiB that are allowed the pod template
             wants a share; and every event of the pod carries them to everyone who watches pods.
         step_output_bytes: bound of the values that one attempt may give, as compact JSON.
@@ -79,7 +78,6 @@ class PodSettings:
         default_factory=lambda: {"requests": {"cpu": "5m", "memory": "24Mi"}, "limits": {"memory": "256Mi"}}
     )
     collector_pull_policy: str | None = None
-    collector_grace_seconds: float = 30.0
     run_as_user: int | None = None
     annotation_bytes: int = 32_768
     step_output_bytes: int = 1_048_576

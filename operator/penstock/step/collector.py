@@ -12,7 +12,8 @@ How it knows that the step is over (`PENSTOCK_COLLECTOR_WAIT`):
 - `processes`: it shares the step's PID namespace, where pid 1 is the pod's sandbox. A process that is not pid 1 and not
   in the collector's own container belongs to the step. Once one was seen and none is left, the step is over. If none is
   seen but the step has written something, the step was faster than the collector's start. If there is neither, the
-  step's image may still be on its way. SIGTERM then ends the wait, but never before the step.
+  step's image may still be on its way. SIGTERM then ends the wait, but never before the step. That it may be sent is
+  told by the line `WAITS` in the log: before, it would just end the collector.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 SIGNAL = "signal"
 PROCESSES = "processes"
+
+WAITS = "penstock: waits for the step"
+"""The first line of the log, once SIGTERM is understood."""
 
 MESSAGE_BYTES = 4_000
 """Of the 4,096 bytes of a termination message."""
@@ -386,6 +390,7 @@ def main() -> int:
     except CollectorError as error:
         return _fail(EXIT_CONFIGURATION, str(error))
     if settings.wait == PROCESSES:
+        print(WAITS, flush=True)
         wait_for_processes(Processes(), settings, stop)
     else:
         while not stop.asked:

@@ -1,4 +1,4 @@
-"""Kubernetes, kubectl, Helm and kwok from their Go modules, built once per content of what they are made from."""
+"""Kubernetes, its tools and a judge of objects' health from Go modules, each built once per content it is made from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import packages
-from .settings import GO, GO_AT_LEAST, GO_PACKAGES, HELM, KUBERNETES, KWOK, SOURCES
+from .settings import GO, GO_AT_LEAST, GO_PACKAGES, HELM, KUBERNETES, KWOK, SOURCES, VERSITYGW
 from .shell import ClusterError, run, say
 
 # 4 minutes on two idle cores; much more where they are shared.
@@ -39,6 +39,24 @@ def kwok(cache: Path) -> Path:
     """The `kwok` command, which plays the kubelet of any number of nodes."""
     flags = f"-s -w -X sigs.k8s.io/kwok/pkg/consts.Version={KWOK}"
     return _installed(cache, "kwok", f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", flags)
+
+
+def health(cache: Path) -> Path:
+    """The command that says what GitOps tools show of objects; see its source."""
+    folder = SOURCES.parent / "health"
+
+    def make(path: Path) -> None:
+        say("building the judge of health")
+        command = (_go(cache), "build", "-ldflags", "-s -w", "-o", path, ".")
+        run(*command, timeout=BUILD_SECONDS, cwd=folder, env=_environment())
+
+    sources = b"".join((folder / file).read_bytes() for file in ("main.go", "go.mod", "go.sum"))
+    return cached(cache, "health", sources, make)
+
+
+def versitygw(cache: Path) -> Path:
+    """The `versitygw` command, which serves a folder by S3's protocol."""
+    return _installed(cache, "versitygw", f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW}", "-s -w")
 
 
 def cached(cache: Path, name: str, made_from: bytes, make: Callable[[Path], None]) -> Path:

@@ -225,7 +225,7 @@ async def test_the_first_leads_and_the_second_follows() -> None:
         await found.world.pass_(600, lambda: _only(found, "a"))
         assert (first.holds(), second.holds()) == (True, False)
         spec = found.leases.lease["spec"] if found.leases.lease else {}
-        assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) == ("a", 15, 0)
+        assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) == ("a", 14, 0)
         with pytest.raises(Fenced, match="b does not lead"):
             second.fence()
         first.fence()

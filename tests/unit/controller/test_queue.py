@@ -70,3 +70,26 @@ async def test_the_earlier_of_two_times_counts_and_a_forgotten_one_does_not() ->
     queue.forget("gone")
     assert await asyncio.wait_for(queue.get(), 5) == "late"
     queue.close()
+
+
+async def test_it_says_how_long_a_key_has_waited_since_it_was_first_added() -> None:
+    at = 100.0
+    taken: list[tuple[str, float]] = []
+    queue = DirtyQueue(lambda: at, lambda key, waited: taken.append((key, waited)))
+    queue.add("a")
+    at = 102.5
+    queue.add("a")
+    queue.add("b")
+    at = 103.0
+    assert await drain(queue, 2) == ["a", "b"]
+    assert taken == [("a", 3.0), ("b", 0.5)]
+
+
+async def test_a_clock_that_is_set_back_makes_no_time_less_than_none() -> None:
+    at = 100.0
+    taken: list[float] = []
+    queue = DirtyQueue(lambda: at, lambda _, waited: taken.append(waited))
+    queue.add("a")
+    at = 40.0
+    await drain(queue, 1)
+    assert taken == [0.0]

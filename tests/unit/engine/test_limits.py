@@ -65,8 +65,32 @@ def test_files_are_exempt(drive: Drive) -> None:
 def test_a_setting_raises_it(drive: Drive) -> None:
     told = pipeline().input("s", "string").output("s", "string", "inputs.s").step("a")
     limits = Limits(input_bytes=1_048_576, output_bytes=1_048_576)
-    x = drive(told, inputs={"s": text(1_048_576)}, limits=limits).start().succeed("a")
-    assert (x.head()[0], len(str(x.outputs()["s"]))) == ("Succeeded", 1_048_576 - OVERHEAD)
+    x = drive(told, inputs={"s": text(600_000)}, limits=limits).start().succeed("a")
+    assert (x.head()[0], len(str(x.outputs()["s"]))) == ("Succeeded", 600_000 - OVERHEAD)
+
+
+@pytest.mark.parametrize(("size", "phase"), [(50, "Succeeded"), (51, "Failed")])
+def test_values_of_inputs_steps_and_outputs_are_one_object(drive: Drive, size: int, phase: str) -> None:
+    told = pipeline().input("s", "string").output("s", "string", "steps.a.outputs.s")
+    told.step("a", outputs={"s": "string"})
+    x = drive(told, inputs={"s": text(50)}, limits=Limits(object_bytes=150)).start().succeed("a", s=text(size))
+    assert (x.phase("a"), x.head()[0]) == ("Succeeded", phase)
+    if phase == "Failed":
+        assert (x.head()[1], x.outputs()) == ("OutputsTooLarge", {})
+        assert x.message == (
+            "the output values are 51 bytes as JSON, and the inputs and steps of this execution hold 101: "
+            "together over the limit of 150; pass large data as files"
+        )
+
+
+def test_a_step_cannot_give_what_there_is_no_room_for_beside_the_inputs(drive: Drive) -> None:
+    told = pipeline().input("s", "string").step("a", outputs={"s": "string"})
+    x = drive(told, inputs={"s": text(60)}, limits=Limits(object_bytes=150)).start().succeed("a", s=text(91))
+    assert (x.phase("a"), x.reason("a")) == ("Failed", "OutputsTooLarge")
+    assert x.said("a") == (
+        "the inputs and the steps of this execution are 60 bytes of values, and 91 more are over the limit of 150; "
+        "pass large data as files"
+    )
 
 
 @pytest.mark.parametrize(("size", "phase"), [(100, "Succeeded"), (101, "Failed")])

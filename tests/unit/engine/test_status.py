@@ -75,9 +75,12 @@ def test_what_is_loaded_is_what_was_dumped(x: Driver) -> None:
 def test_a_status_is_one_of_the_api(x: Driver) -> None:
     shown = ExecutionStatus.model_validate(json.loads(json.dumps(x.status())))
     assert [step.name for step in shown.steps] == ["a", "fan", "b", "no", "end"]
-    (complete,) = shown.conditions
-    assert (complete.type, complete.status) == ("Complete", "True" if x.finished else "False")
-    assert complete.reason == shown.reason
+    assert {each.type: each.status for each in shown.conditions} == (
+        {"Complete": "True", "Ready": "False", "Stalled": "True"}
+        if x.finished
+        else {"Complete": "False", "Ready": "Unknown", "Reconciling": "True"}
+    )
+    assert {each.reason for each in shown.conditions} == {shown.reason}
 
 
 def test_the_whole_of_a_small_execution() -> None:
@@ -90,14 +93,16 @@ def test_the_whole_of_a_small_execution() -> None:
         "progress": "1/1",
         "startedAt": "2023-11-14T22:13:20.000Z",
         "finishedAt": "2023-11-14T22:13:23.000Z",
+        "duration": "3.0s",
         "conditions": [
             {
-                "type": "Complete",
+                "type": kind,
                 "status": "True",
                 "reason": "Succeeded",
                 "message": "",
                 "lastTransitionTime": "2023-11-14T22:13:23.000Z",
             }
+            for kind in ("Complete", "Ready")
         ],
         "outputs": [{"name": "n", "value": 2.5}],
         "steps": [

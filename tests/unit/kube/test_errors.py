@@ -16,6 +16,13 @@ def status(code: int, reason: str, message: str = "it says why", **details: Any)
     return json.dumps(body).encode()
 
 
+def test_what_etcd_does_not_take_is_too_large_and_no_fault_of_the_server() -> None:
+    body = status(500, "", "etcdserver: request is too large")
+    found = errors.from_answer(what="PATCH /x", status=500, body=body)
+    assert type(found) is errors.TooLarge
+    assert errors.port_error(found) is found  # trying again does not heal it
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "kind"),
     [
@@ -26,6 +33,7 @@ def status(code: int, reason: str, message: str = "it says why", **details: Any)
         (409, "AlreadyExists", errors.AlreadyExists),
         (409, "Conflict", errors.Conflict),
         (410, "Expired", errors.Gone),
+        (413, "RequestEntityTooLarge", errors.TooLarge),
         (422, "Invalid", errors.Invalid),
         (429, "TooManyRequests", errors.TooManyRequests),
         (500, "InternalError", errors.ServerError),

@@ -351,7 +351,7 @@ def test_a_pod_on_a_lost_node_is_given_up_some_time_after_its_grace_period() -> 
 
 def test_outputs_come_with_the_collectors_message_and_not_before() -> None:
     told = Reported(SHARED, **JSON).terminated().running("collector")
-    assert waits(told).again_at == NOON + 40
+    assert waits(told).again_at == NOON + 12
     told.terminated(message='{"outputs":{"table":[1]}}', name="collector")
     seen = look(told).observation
     assert (seen.reason, seen.exit_code, seen.outputs, seen.finished_at) == (None, 0, {"table": [1]}, NOON + 10)
@@ -384,29 +384,90 @@ def test_large_outputs_are_read_from_the_collectors_log(capsys: pytest.CaptureFi
     assert end(told, log="", gone=True)[0] == "Disrupted"
 
 
-def test_a_collector_that_waits_for_a_step_that_wrote_nothing_is_not_waited_for_long() -> None:
+def ended(told: Reported) -> Reported:
+    """The operator had the pod ended."""
+    told.pod["metadata"].setdefault("annotations", {})["penstock.dev/ended"] = "true"
+    return told
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_collector_that_cannot_know_of_the_steps_end_has_its_pod_ended(code: int) -> None:
+    told = Reported(SHARED, **JSON).terminated(code).running("collector", at=NOON + 9)
+    early = waits(told, now=NOON + 11, log=collector.WAITS)
+    assert (early.again_at, early.end_pod) == (NOON + 12, False)
+    assert waits(told, now=NOON + 12, log=collector.WAITS).end_pod
+    late = waits(told.running("collector", at=NOON + 14), now=NOON + 15, log=collector.WAITS)
+    assert (late.again_at, late.end_pod) == (NOON + 16, False)
+    # Once is enough, for an operator that was started since too.
+    assert not waits(ended(told), now=NOON + 16.5).end_pod
+
+
+def test_a_collector_is_not_ended_before_it_understands_that_it_is() -> None:
     told = Reported(SHARED, **JSON).terminated().running("collector", at=NOON + 9)
-    assert waits(told, now=NOON + 39).again_at == NOON + 40
-    reason, code, message = end(told, now=NOON + 40)
-    assert (reason, code) == ("InvalidOutputs", 0)
-    assert message == 'output "table" was not written: append `table=VALUE` to $PENSTOCK_OUTPUT'
-    assert needs_ending(told.pod)
-    told.container("debug-1", running={})
+    asked = NeedsLog("collector", tail_lines=20)
+    first = waits(told, now=NOON + 12)
+    assert (first.needs, first.again_at, first.end_pod) == (asked, None, False)
+    slow = waits(told, now=NOON + 13, log="")
+    assert (slow.needs, slow.again_at, slow.end_pod) == (asked, NOON + 14, False)
+    assert waits(told, now=NOON + 13, log=f"{collector.WAITS}\n").end_pod
+    assert waits(told, now=NOON + 42, log="").end_pod
+
+
+def test_a_step_without_its_outputs_is_judged_by_what_its_collector_says_when_it_is_ended() -> None:
+    told = ended(Reported(SHARED, **JSON).terminated().running("collector"))
+    assert waits(told, now=NOON + 1_000).again_at is None
+    told.terminated(message='{"outputs":{},"problems":["table was not written"]}', name="collector")
+    assert end(told) == ("InvalidOutputs", 0, "table was not written")
+    assert end(told.failed("DeadlineExceeded", "Pod was active")) == ("InvalidOutputs", 0, "table was not written")
+    found = told.terminated(message='{"outputs":{"table":[1]}}', name="collector")
+    assert look(found).observation.outputs == {"table": [1]}
+
+
+def test_a_collector_that_was_ended_before_it_could_ask_not_to_be_says_nothing_against_the_step() -> None:
+    told = ended(Reported(SHARED, **JSON).terminated()).terminated(143, name="collector")
+    assert end(told)[0] == "Disrupted"
+    killed = ended(Reported(SHARED, **JSON).terminated()).terminated(137, reason="OOMKilled", name="collector")
+    assert end(killed)[0] == "StepError"
+
+
+def test_a_pod_in_which_somebody_looks_around_is_not_ended() -> None:
+    told = Reported(SHARED, **JSON).terminated().running("collector")
     told.pod["status"]["ephemeralContainerStatuses"] = [{"name": "debug", "state": {"running": {}}}]
-    waits(told, now=NOON + 1_000)  # somebody looks around, and looks like the step
+    assert not waits(told, now=NOON + 1_000).end_pod  # they look like the step
 
 
-def test_a_step_that_failed_before_the_collector_saw_it_is_told_apart_soon() -> None:
-    told = Reported(SHARED, **JSON).terminated(3, "boom").running("collector")
-    assert waits(told, now=NOON + 14).again_at == NOON + 15
-    assert end(told, now=NOON + 15) == (None, 3, "boom")
-    assert needs_ending(told.pod)
+def test_a_failure_is_told_when_the_pod_that_was_ended_is_over_and_has_not_said_that_others_ended_it() -> None:
+    told = ended(Reported(SHARED, **JSON).terminated(3, "boom").running("collector"))
+    assert waits(told, now=NOON + 16).again_at == NOON + 17
+    told.terminated(message='{"outputs":{"table":1}}', name="collector")
+    waits(told, now=NOON + 16)
+    evicted = Reported(SHARED, **JSON).terminated(137).terminated(143, name="collector")
+    evicted.condition("DisruptionTarget", reason="TerminationByKubelet", message="low on memory", at=NOON + 13)
+    assert end(ended(evicted).failed("Evicted", "low on memory"))[0] == "Disrupted"
+    told.failed("DeadlineExceeded", "Pod was active")
+    assert end(told) == (None, 3, "boom")
+    assert look(told).observation.outputs == {"table": 1}
 
 
-def test_a_collector_that_started_late_has_its_time_to_hand_on_what_a_failed_step_wrote() -> None:
-    told = Reported(SHARED, **JSON).terminated(3, "boom").running("collector", at=NOON + 14)
-    assert waits(told, now=NOON + 18).again_at == NOON + 19
-    assert end(told, now=NOON + 19) == (None, 3, "boom")
+def test_a_failure_in_a_pod_that_does_not_end_is_told_in_the_end() -> None:
+    told = ended(Reported(SHARED, **JSON).terminated(3, "boom").running("collector"))
+    assert end(told, now=NOON + 17) == (None, 3, "boom")
+
+
+def test_a_step_that_was_killed_because_its_time_was_over_is_left_to_the_kubelet_which_says_so() -> None:
+    told = Reported(SHARED, timeout=10, **JSON).terminated(143).running("collector")
+    told.pod["status"]["startTime"] = second(NOON)
+    seen = waits(told, now=NOON + 12)
+    assert (seen.end_pod, seen.again_at) == (False, NOON + 17)
+    told.terminated(message='{"outputs":{}}', name="collector").failed("DeadlineExceeded", "Pod was active")
+    assert end(told)[0] == "TimedOut"
+
+
+def test_a_sidecar_is_ended_with_containers_of_the_template_that_would_run_for_ever() -> None:
+    told = Reported(podTemplate={"spec": {"containers": [{"name": "proxy", "image": "p:1"}]}}, **JSON)
+    told.running("collector", init=True).terminated()
+    assert not waits(told, now=NOON + 1_000).end_pod  # the kubelet ends it
+    assert waits(told.running("proxy"), now=NOON + 12).end_pod
 
 
 def test_of_a_failed_step_what_the_collector_found_sound_is_kept() -> None:
@@ -450,8 +511,9 @@ def test_a_pod_needs_ending_only_if_something_in_it_would_go_on() -> None:
 def test_a_template_container_that_runs_on_does_not_hold_up_a_failure() -> None:
     told = Reported(podTemplate={"spec": {"containers": [{"name": "proxy", "image": "p:1"}]}})
     told.terminated(3, "boom").running("proxy")
-    assert waits(told, now=NOON + 14).again_at == NOON + 15
-    assert end(told, now=NOON + 15) == (None, 3, "boom")
+    assert waits(told, now=NOON + 11).again_at == NOON + 12
+    assert waits(told, now=NOON + 12).end_pod
+    assert end(told, now=NOON + 17) == (None, 3, "boom")
 
 
 def test_messages_have_a_bound() -> None:
