@@ -1,6 +1,7 @@
-"""`python -m tests.bench [decide|cli|local|cluster]…`: measure, and print what docs/benchmarks.md quotes.
+"""`python -m tests.bench [NAME…]`: measure, and print what docs/benchmarks.md quotes.
 
-Figures of one run on one machine; what matters are the ratios within it.
+Names: `decide`, `cli` and `local`, which are what runs without a name; `chain`, `burst` and `live` need a cluster,
+`cluster` is all three of them. Figures of one run on one machine; what matters are the ratios within it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib
 import sys
 
 BENCHES = ("decide", "cli", "local")
-ON_A_CLUSTER = ("cluster",)
+ON_A_CLUSTER = ("cluster", "chain", "burst", "live")
 
 
 def main() -> None:
