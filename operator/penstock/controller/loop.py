@@ -24,7 +24,7 @@ from penstock.controller.ports import (
     Loaded,
     Transient,
 )
-from penstock.controller.queue import DirtyQueue
+from penstock.controller.queue import DirtyQueue, Turn
 from penstock.engine.compile import CompiledPipeline, compile_pipeline
 from penstock.engine.decide import Snapshot, decide
 from penstock.engine.reasons import Reason
@@ -155,9 +155,9 @@ class Controller:
         self._on_trouble = on_trouble
         self._on_timed = on_timed
 
-    def mark(self, key: str, *, first: bool = False) -> None:
-        """Something may have happened to an execution: look at it; `first` if an attempt of it has ended."""
-        self.queue.add(key, first=first)
+    def mark(self, key: str, turn: Turn = Turn.NEXT) -> None:
+        """Something may have happened to an execution: look at it when it is its turn."""
+        self.queue.add(key, turn)
 
     async def run(self) -> None:
         """Work until cancelled.

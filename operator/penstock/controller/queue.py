@@ -8,6 +8,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Turn(IntEnum):
+    """In which of the lines a key stands; those of a later one wait until the earlier ones are empty."""
+
+    FIRST = 0  # what ends: it should not stand behind what begins
+    NEXT = 1
+    LAST = 2  # what only has to be looked at some time, as all that was there before a restart
+
+
+class _Dirty(NamedTuple):
+    turn: Turn
+    since: float
 
 
 class DirtyQueue:
@@ -21,10 +36,8 @@ class DirtyQueue:
     def __init__(self, now: Callable[[], float], on_taken: Callable[[str, float], None] | None = None) -> None:
         self._now = now
         self._on_taken = on_taken
-        self._first: deque[str] = deque()
-        self._waiting: deque[str] = deque()
-        self._dirty: dict[str, float] = {}
-        self._urgent: set[str] = set()
+        self._lines: dict[Turn, deque[str]] = {turn: deque() for turn in Turn}
+        self._dirty: dict[str, _Dirty] = {}
         self._busy: set[str] = set()
         self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
         self._wake = asyncio.Event()
@@ -32,21 +45,20 @@ class DirtyQueue:
     def __len__(self) -> int:
         return len(self._dirty)
 
-    def add(self, key: str, *, first: bool = False) -> None:
-        """Look at a key as soon as possible; if it is being looked at, once more after that.
+    def add(self, key: str, turn: Turn = Turn.NEXT) -> None:
+        """Look at a key when it is its turn; if it is being looked at, once more after that.
 
         Args:
             key: the key.
-            first: before all that were added without it: what ends should not stand in line behind what begins.
+            turn: its line; a key that stands in a later one already comes to this one.
         """
-        if key in self._dirty and (not first or key in self._urgent):
+        known = self._dirty.get(key)
+        if known is not None and known.turn <= turn:
             return
-        self._dirty.setdefault(key, self._now())
-        if first:
-            self._urgent.add(key)
+        self._dirty[key] = _Dirty(turn, self._now() if known is None else known.since)
         if key not in self._busy:
-            # A key may now stand in both lines: the second time it is found to be clean.
-            (self._first if first else self._waiting).append(key)
+            # A key may now stand in two lines: the second time it is found to be clean.
+            self._lines[turn].append(key)
             self._wake.set()
 
     def add_at(self, key: str, at: float) -> None:
@@ -67,14 +79,15 @@ class DirtyQueue:
     async def get(self) -> str:
         """The next key; call `done` with it afterwards."""
         while True:
-            while not self._first and not self._waiting:
+            line = next((line for line in self._lines.values() if line), None)
+            if line is None:
                 self._wake.clear()
                 await self._wake.wait()
-            key = (self._first or self._waiting).popleft()
+                continue
+            key = line.popleft()
             if key not in self._dirty or key in self._busy:
                 continue
-            since = self._dirty.pop(key)
-            self._urgent.discard(key)
+            since = self._dirty.pop(key).since
             self._busy.add(key)
             if self._on_taken is not None:
                 self._on_taken(key, max(0.0, self._now() - since))
@@ -83,8 +96,9 @@ class DirtyQueue:
     def done(self, key: str) -> None:
         """A key has been looked at."""
         self._busy.discard(key)
-        if key in self._dirty:
-            (self._first if key in self._urgent else self._waiting).append(key)
+        known = self._dirty.get(key)
+        if known is not None:
+            self._lines[known.turn].append(key)
             self._wake.set()
 
     def forget(self, key: str) -> None:

@@ -234,6 +234,8 @@ class KubeAttempts:
             self._judge(run)
         elif found is not None and not deleted:
             found.pod = trimming.pod(body)
+            if "terminated" in podstate.state(body, names.STEP_CONTAINER) and not podstate.is_over(found.job):
+                self._notify(body["metadata"]["labels"][names.EXECUTION_UID], True)
 
     def job(self, body: JsonObject, *, deleted: bool = False) -> None:
         """Take note of a Job that was listed or watched."""

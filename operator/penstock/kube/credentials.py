@@ -13,19 +13,17 @@ import os
 import ssl
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aiohttp
 from yarl import URL
 
-from penstock import __version__
 from penstock.kube.access import Access, CredentialsError, Source, read_file
-from penstock.kube.echoes import without_echoes
 from penstock.kube.kubeconfig import Kubeconfig
-from penstock.kube.transport import Connection
+from penstock.kube.transport import AGENT, Connection
 
 if TYPE_CHECKING:
     import kopf
@@ -94,6 +92,12 @@ def find_source(
     return Kubeconfig(paths or [Path("~/.kube/config").expanduser()], context, plugins)
 
 
+OTHERS_AGENT = f"{AGENT} kopf"
+"""How requests introduce themselves that are made with a session and not by our own client."""
+
+View: TypeAlias = Callable[[aiohttp.ClientRequest, aiohttp.ClientResponse], aiohttp.ClientResponse]
+
+
 class Sessions:
     """The session that everything shares, ours and kopf's; a `transport.Provider`, and kopf's login handler.
 
@@ -103,9 +107,13 @@ class Sessions:
     Args:
         source: where credentials are read; again for every new session.
         trust_env: whether `HTTPS_PROXY` and its like count.
+
+    Attributes:
+        view: what kopf gets to read instead of a response; its requests bear the session's own `OTHERS_AGENT`.
     """
 
     def __init__(self, source: Source, *, trust_env: bool = False) -> None:
+        self.view: View = lambda _, response: response
         self._source = source
         self._trust_env = trust_env
         self._access: Access | None = None
@@ -146,6 +154,9 @@ class Sessions:
             self._retired.append(rejected.session)
             await self._open(access)
 
+    def _viewed(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+        return self.view(request, response)
+
     async def login(self, **_: Any) -> kopf.AiohttpSession:
         """The handler for `kopf.on.login`."""
         import kopf  # noqa: PLC0415  # the command line has these sessions too, and kopf takes long to import
@@ -172,10 +183,10 @@ class Sessions:
             # kopf's watches and the logs that people follow hold connections for long: a limit would starve the rest.
             # How much is under way at once is bounded where it is started.
             connector=aiohttp.TCPConnector(limit=0, ssl=tls),
-            headers={"User-Agent": f"penstock/{__version__}"},
+            headers={"User-Agent": OTHERS_AGENT},
             proxy=access.proxy,
             trust_env=self._trust_env,
-            middlewares=(_Authorize(access, token),),
+            middlewares=(_Authorize(access, token, self._viewed),),
         )
         self._access, self._token = access, token
         self._connection = Connection(session, access.server, access.namespace)
@@ -251,7 +262,8 @@ class _Token:
 class _Authorize:
     """Puts the credentials into requests as they leave, and into none that goes anywhere else (by a redirect)."""
 
-    def __init__(self, access: Access, token: _Token) -> None:
+    def __init__(self, access: Access, token: _Token, view: View) -> None:
+        self._view = view
         self._origin = URL(access.server).origin()
         self._basic = access.basic
         self._server_name = access.server_name
@@ -271,4 +283,5 @@ class _Authorize:
                 request.headers["Authorization"] = aiohttp.encode_basic_auth(*self._basic)
             for name, value in self._impersonate:
                 request.headers.add(name, value)
-        return without_echoes(request, await handler(request))
+        response = await handler(request)
+        return self._view(request, response) if request.headers.get("User-Agent") == OTHERS_AGENT else response

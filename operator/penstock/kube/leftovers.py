@@ -47,8 +47,7 @@ class End:
 
 def unfinished(job: Object) -> bool:
     """Whether a Job is one that we manage and does not say that it is over."""
-    ended = podstate.condition(job, "Complete") or podstate.condition(job, "Failed")
-    return job["spec"].get("managedBy") == names.MANAGER and ended is None
+    return job["spec"].get("managedBy") == names.MANAGER and not podstate.is_over(job)
 
 
 def end_of(status: Object, attempt: AttemptId) -> End | None:

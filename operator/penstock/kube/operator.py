@@ -7,25 +7,28 @@ be out of date, and beginning anew is what a restart does anyway.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from penstock.controller.contract import SystemClock
 from penstock.controller.loop import Controller, until_one_ends
 from penstock.controller.ports import Conflict, Transient
-from penstock.controller.queue import DirtyQueue
+from penstock.controller.queue import DirtyQueue, Turn
 from penstock.engine.state import STEP, ExecutionState
 from penstock.engine.status import from_timestamp
 from penstock.engine.types import CacheEntry, Limits, Observation, TaskId
-from penstock.kube import events, leftovers, logs, names
+from penstock.kube import events, logs, names
 from penstock.kube.attempts import KubeAttempts
 from penstock.kube.client import Client
+from penstock.kube.comparing import Comparison
 from penstock.kube.credentials import Sessions
 from penstock.kube.errors import ApiError
 from penstock.kube.executions import Known, KubeExecutions
 from penstock.kube.leader import Leader, LeaderSettings, election_client
+from penstock.kube.listed import Listed
 from penstock.kube.metrics import Metrics, serve
 from penstock.kube.resources import CONTROLLER_REVISIONS, EXECUTIONS, JOBS, PIPELINES, PODS, ObjectId, Resource
 from penstock.kube.revisions import PIPELINE_LABEL, Revisions
@@ -109,6 +112,7 @@ class Operator:
             on_taken=self._on_taken,
             on_timed=metrics.passes.observe,
         )
+        self._again = asyncio.Event()
         self.synced = False
         # Asked when they are read, and not in every pass.
         metrics.live.set_function(lambda: len(self.executions))
@@ -117,7 +121,7 @@ class Operator:
 
     def mark(self, key: str, first: bool = False) -> None:
         """Look at an execution; first of all if an attempt of it has ended."""
-        self.controller.mark(key, first=first)
+        self.controller.mark(key, Turn.FIRST if first else Turn.NEXT)
 
     # What is seen (`watching.Sink`)
 
@@ -125,7 +129,8 @@ class Operator:
         """An Execution was seen."""
         uid = body["metadata"]["uid"]
         if self.executions.observe(body, deleted=deleted):
-            self.mark(uid)
+            # What ran before a restart runs on by itself: what is new, or ends, does not wait for it.
+            self.controller.mark(uid, Turn.NEXT if self.synced or not _runs_on(body) else Turn.LAST)
         elif not deleted and self.executions.known(uid) is None:
             self._expire(body)
             self._acknowledge(body)
@@ -147,27 +152,25 @@ class Operator:
 
     # Working
 
-    async def run(self, login: Any, stop: asyncio.Event) -> None:
+    async def run(self, sessions: Sessions, stop: asyncio.Event) -> None:
         """Work until stopped or cancelled."""
-        while not self.synced:
-            try:
-                await self.sync()
-            except (ApiError, Conflict, Transient) as error:
-                log.warning("the first lists failed, they are asked for again: %s", error)
-                await asyncio.sleep(RETRY_SECONDS)
-        tasks = [
-            asyncio.create_task(work)
-            for work in (
-                self.controller.run(),
-                self._read_pipelines(),
-                self._delete_expired(),
-                self._acknowledge_late(),
-                self._sync_again(),
-                self._recorder.run(),
-            )
-        ]
+        await self._read_revisions()
+        first = Comparison(self, self.executions, self.attempts)
+        take = {EXECUTIONS: first.execution, PIPELINES: self.pipeline, JOBS: first.job, PODS: first.pod}
+        listed = Listed(take, max(1, len(self._settings.namespaces)), self._again.set)
+        works = (
+            self.controller.run,
+            self._read_pipelines,
+            self._delete_expired,
+            self._acknowledge_late,
+            self._sync_again,
+            self._recorder.run,
+        )
+        begun = asyncio.Event()
+        tasks = [asyncio.create_task(_after(begun, work)) for work in works]
+        tasks.append(asyncio.create_task(self._begin(listed, first, begun)))
         # Last: kopf cancels what was started after it.
-        tasks.append(asyncio.create_task(watch(self, login, self._settings.namespaces, stop=stop)))
+        tasks.append(asyncio.create_task(watch(self, listed, sessions, self._settings.namespaces, stop=stop)))
         try:
             await until_one_ends(tasks)
         finally:
@@ -176,54 +179,44 @@ class Operator:
             self._expired.close()
             self._changed_late.close()
 
+    async def _read_revisions(self) -> None:
+        """Know the revisions of pipelines, before anything else asks for one."""
+        while True:
+            try:
+                await self._list(CONTROLLER_REVISIONS, self.revisions.observe_revision, labels=PIPELINE_LABEL)
+            except (ApiError, Conflict, Transient) as error:
+                log.warning("the revisions of pipelines cannot be listed, it is tried again: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _begin(self, listed: Listed, first: Comparison, begun: asyncio.Event) -> None:
+        """Once kopf has listed everything, have the work begin. Never ends."""
+        await listed.complete.wait()
+        listed.take = {EXECUTIONS: self.execution, PIPELINES: self.pipeline, JOBS: self.job, PODS: self.pod}
+        logs.about(None)
+        self.synced = True
+        begun.set()
+        await self._conclude(first)
+        await asyncio.get_running_loop().create_future()
+
     async def sync(self) -> None:
         """List everything and compare it with what is known. Events that never came are made up for here."""
         await self._list(CONTROLLER_REVISIONS, self.revisions.observe_revision, labels=PIPELINE_LABEL)
         await self._list(PIPELINES, self.pipeline)
-        there: dict[str, JsonObject] = {}
-
-        def execution(body: JsonObject) -> None:
-            there[body["metadata"]["uid"]] = body.get("status") or {}
-            self.execution(body)
-
-        await self._list(EXECUTIONS, execution)
-        for key in [key for key in self.executions.live() if key not in there]:
-            self.executions.forget(key)
-            self.mark(key)
-        left: dict[tuple[str, str], tuple[JsonObject, leftovers.End]] = {}
-        pods: dict[tuple[str, str], JsonObject] = {}
-
-        unseen = set(self.attempts.known())
-
-        def job(body: JsonObject) -> None:
-            unseen.discard(body["metadata"]["uid"])
-            self.job(body)
-            if (end := self._left_over(body, there)) is not None:
-                left[_place(body)] = (body, end)
-
-        def pod(body: JsonObject) -> None:
-            unseen.discard(body["metadata"]["uid"])
-            self.pod(body)
-            if _place(body) in left:
-                pods[_place(body)] = body
-
-        await self._list(JOBS, job, labels=names.EXECUTION_UID)
-        await self._list(PODS, pod, labels=names.EXECUTION_UID)
-        self.attempts.missed(unseen)
+        found = Comparison(self, self.executions, self.attempts)
+        await self._list(EXECUTIONS, found.execution)
+        await self._list(JOBS, found.job, labels=names.EXECUTION_UID)
+        await self._list(PODS, found.pod, labels=names.EXECUTION_UID)
         logs.about(None)
-        self.synced = True
-        now = self._clock.now()
-        ends = [leftovers.conclude(self._client, body, pods.get(at), end, now) for at, (body, end) in left.items()]
-        await asyncio.gather(*ends)
-        await self.revisions.prune(self.executions.revisions_in_use())
+        await self._conclude(found)
 
-    def _left_over(self, job: JsonObject, statuses: Mapping[str, JsonObject]) -> leftovers.End | None:
-        """The end of an attempt that an earlier operator recorded as over without living to say so in its Job."""
-        labels = job["metadata"]["labels"]
-        key, attempt = labels[names.EXECUTION_UID], names.attempt_of(labels)
-        if attempt is None or key not in statuses or self.attempts.has(key, attempt) or not leftovers.unfinished(job):
-            return None
-        return leftovers.end_of(statuses[key], attempt)
+    async def _conclude(self, found: Comparison) -> None:
+        """Do what a listing has shown to be missing."""
+        for key in found.gone():
+            self.mark(key)
+        await found.end_leftovers(self._client, self._clock.now())
+        await self.revisions.prune(self.executions.revisions_in_use())
 
     async def _list(self, resource: Resource, take: Callable[[JsonObject], None], labels: str = "") -> None:
         """Hand over all objects of a kind one by one: of 10,000 whole Pods nobody could keep a list."""
@@ -233,7 +226,10 @@ class Operator:
 
     async def _sync_again(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.resync_seconds)
+            # At once where kopf had to list anew: of what was deleted meanwhile it is not told.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._again.wait(), self._settings.resync_seconds)
+            self._again.clear()
             try:
                 await self.sync()
             except (ApiError, Conflict, Transient) as error:
@@ -371,8 +367,15 @@ class Operator:
         )
 
 
-def _place(body: JsonObject) -> tuple[str, str]:
-    return body["metadata"]["namespace"], body["metadata"]["name"]
+def _runs_on(execution: JsonObject) -> bool:
+    """Whether an execution has begun, and nothing was asked of it since."""
+    status = execution.get("status") or {}
+    return "startedAt" in status and status.get("observedGeneration") == execution["metadata"].get("generation")
+
+
+async def _after(begun: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+    await begun.wait()
+    await work()
 
 
 def _last_exit(status: Mapping[str, Any]) -> float | None:
@@ -433,7 +436,7 @@ async def run(settings: OperatorSettings, sessions: Sessions, stop: asyncio.Even
         quick = Client(Transport(sessions, settings=once, on_request=metrics.on_request, fence=leader.fence))
         operator = Operator(client, settings, metrics, quick)
         ended = asyncio.Event()
-        work = asyncio.create_task(operator.run(sessions.login, ended))
+        work = asyncio.create_task(operator.run(sessions, ended))
         deposed = asyncio.create_task(leader.deposed())
         halt = asyncio.create_task(stop.wait())
         try:

@@ -188,3 +188,8 @@ def message_room(pod: Object) -> int:
     spec = pod["spec"]
     kinds = ("containers", "initContainers", "ephemeralContainers")
     return message_share(sum(len(spec.get(kind) or ()) for kind in kinds))
+
+
+def is_over(job: Object | None) -> bool:
+    """Whether a Job says that it is over; one that we manage does so after its end was recorded."""
+    return job is not None and any(condition(job, kind) is not None for kind in ("Complete", "Failed"))

@@ -19,6 +19,7 @@ from typing import Protocol, TypeAlias, TypeVar
 import aiohttp
 from yarl import URL
 
+from penstock import __version__
 from penstock.kube.errors import ApiError, ServerError, TooManyRequests, Unauthorized, Unreachable, from_answer
 
 T = TypeVar("T")
@@ -26,6 +27,10 @@ T = TypeVar("T")
 
 _LARGE_BODY = 1_000_000
 """Bytes of a body that would hold up everything else if it were sent at once."""
+
+
+AGENT = f"penstock/{__version__}"
+"""How requests introduce themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +255,7 @@ class Transport:
                     self._on_request(call.verb, call.resource, code, self._monotonic() - started)
 
     async def _request(self, connection: Connection, call: Call) -> aiohttp.ClientResponse:
-        headers = {"Accept": call.accept}
+        headers = {"Accept": call.accept, "User-Agent": AGENT}
         data: bytes | None = None
         if call.body is not None:
             headers["Content-Type"] = call.content_type

@@ -1,7 +1,7 @@
 """Where events come from: kopf, told to write nothing and to keep nothing. The only module that knows kopf's handlers.
 
-The rest of the adapter sees `Sink`; another source of events (a raw watch) would call the same methods. Events are
-hints: whatever they miss is found by listing and comparing (`operator`).
+The rest of the adapter sees `comparing.Sink`; another source of events (a raw watch) would call the same methods.
+Events are hints: whatever they miss is found by listing and comparing (`operator`).
 """
 
 from __future__ import annotations
@@ -9,34 +9,21 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import kopf
 
+from penstock.kube.comparing import Sink
+from penstock.kube.credentials import Sessions
+from penstock.kube.echoes import without_echoes
+from penstock.kube.listed import Listed
 from penstock.kube.names import EXECUTION_UID
 from penstock.kube.resources import EXECUTIONS, JOBS, PIPELINES, PODS, Resource
-from penstock.step.values import JsonObject
 
-CHUNK = 200
-"""Objects of one page of a list; with `IDLE_SECONDS` this keeps memory flat while thousands are listed."""
+CHUNK = 500
+"""Objects of one page of a list, which are in memory at once."""
 IDLE_SECONDS = 0.1
 """How long kopf keeps a worker, and with it its last object, after its last event."""
-
-
-class Sink(Protocol):
-    """Takes note of objects. `deleted`: it is there no more. Never blocks and never raises."""
-
-    def execution(self, body: JsonObject, *, deleted: bool) -> None:
-        """An Execution was seen."""
-
-    def pipeline(self, body: JsonObject, *, deleted: bool) -> None:
-        """A Pipeline was seen."""
-
-    def pod(self, body: JsonObject, *, deleted: bool) -> None:
-        """A Pod of an attempt was seen."""
-
-    def job(self, body: JsonObject, *, deleted: bool) -> None:
-        """A Job of an attempt was seen."""
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
@@ -105,20 +92,22 @@ def _handler(take: Callable[..., None]) -> Callable[..., Awaitable[None]]:
 
 
 async def watch(
-    sink: Sink, login: Callable[..., Awaitable[Any]], namespaces: Sequence[str], *, stop: asyncio.Event
+    sink: Sink, listed: Listed, sessions: Sessions, namespaces: Sequence[str], *, stop: asyncio.Event
 ) -> None:
     """Watch until stopped.
 
     kopf cancels every task that was started in this loop after its own: start what must outlive it before.
 
     Args:
-        sink: takes the objects.
-        login: kopf's login handler.
+        sink: takes the objects of events.
+        listed: takes those of kopf's lists.
+        sessions: what it watches with.
         namespaces: where; everywhere if there are none.
         stop: ends it.
     """
+    sessions.view = lambda request, response: without_echoes(request, listed.view(request, response))
     await kopf.operator(
-        registry=_registry(sink, login),
+        registry=_registry(sink, sessions.login),
         settings=_settings(),
         standalone=True,
         clusterwide=not namespaces,

@@ -19,6 +19,7 @@ from aiohttp import web
 from kube_objects import second
 from penstock.controller.contract import SystemClock
 from penstock.controller.loop import Controller
+from penstock.controller.queue import Turn
 from penstock.engine.types import CacheEntry, Limits
 from penstock.kube.attempts import KubeAttempts
 from penstock.kube.executions import KubeExecutions
@@ -146,7 +147,11 @@ async def working(
     client, clock = fake.client(), SystemClock()
     revisions = Revisions(client, clock, lambda _: None)
     executions = KubeExecutions(client, revisions, clock, on_cut=lambda key: attempts.abandon(key))  # noqa: PLW0108
-    attempts = KubeAttempts(client, settings, executions, clock, lambda key, first: controller.mark(key, first=first))
+
+    def mark(key: str, first: bool) -> None:
+        controller.mark(key, Turn.FIRST if first else Turn.NEXT)
+
+    attempts = KubeAttempts(client, settings, executions, clock, mark)
     controller = Controller(
         executions=executions, attempts=attempts, cache=NoCache(), clock=clock, limits=limits, quiet_seconds=0.0
     )

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from penstock.kube.echoes import without_echoes
+
 from .support import Bench, Handler
 
 WATCH = "/apis/penstock.dev/v1alpha1/namespaces/here/executions"
@@ -37,6 +39,7 @@ def streams(*pieces: bytes) -> Handler:
 
 async def read(fake: Bench, path: str, **query: str) -> bytes:
     """What somebody reads who reads as kopf does."""
+    fake.sessions.view = without_echoes
     connection = await fake.sessions.current()
     async with await connection.session.get(connection.server + path, params=query) as response:
         return b"".join([data async for data in response.content.iter_chunked(1 << 20)])

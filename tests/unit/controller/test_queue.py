@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from penstock.controller.queue import DirtyQueue
+from penstock.controller.queue import DirtyQueue, Turn
 
 
 async def drain(queue: DirtyQueue, count: int) -> list[str]:
@@ -44,11 +44,24 @@ async def test_what_ends_goes_before_what_begins_even_if_it_was_waiting_already(
     queue = DirtyQueue(time.time)
     for key in ("a", "b", "c"):
         queue.add(key)
-    queue.add("c", first=True)
-    queue.add("d", first=True)
+    queue.add("c", Turn.FIRST)
+    queue.add("d", Turn.FIRST)
     assert await drain(queue, 4) == ["c", "d", "a", "b"]
     queue.add("e")
     assert await drain(queue, 1) == ["e"]
+
+
+async def test_what_only_has_to_be_looked_at_some_time_waits_for_all_others_and_moves_up_with_news() -> None:
+    queue = DirtyQueue(time.time)
+    for key in ("a", "b", "c"):
+        queue.add(key, Turn.LAST)
+    queue.add("d")
+    queue.add("b", Turn.FIRST)
+    queue.add("c")
+    queue.add("c", Turn.LAST)
+    assert len(queue) == 4
+    assert await drain(queue, 4) == ["b", "d", "c", "a"]
+    assert len(queue) == 0
 
 
 async def test_a_key_keeps_its_precedence_while_it_is_worked_on() -> None:
@@ -56,7 +69,7 @@ async def test_a_key_keeps_its_precedence_while_it_is_worked_on() -> None:
     queue.add("a")
     queue.add("b")
     assert await queue.get() == "a"
-    queue.add("a", first=True)
+    queue.add("a", Turn.FIRST)
     queue.done("a")
     assert await drain(queue, 2) == ["a", "b"]
 
