@@ -11,11 +11,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from penstock.engine.types import File
 from penstock.local.home import BadObjectPath, Home, NotFound, full_disk, is_full
 from penstock.step.digest import digest
+from penstock.storage import errors, paths
 
 _DATA = "data/"
 _UPLOADS = "uploads"
@@ -169,13 +170,10 @@ def _describe(path: Path, key: str) -> File:
 
 
 def _parts(path: str, place: str) -> tuple[str, ...]:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
-        raise BadObjectPath(
-            f"{place}: {path!r} is not a path inside the data store; write it relative, without `..`, for example "
-            "raw/iris.csv"
-        )
-    return parts
+    try:
+        return paths.parts(path)
+    except errors.BadObjectPath as error:
+        raise BadObjectPath(f"{place}: {error}") from None
 
 
 def _rename(source: Path, target: Path) -> bool:

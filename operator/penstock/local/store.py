@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,11 +28,12 @@ from penstock.engine.status import (
     step_status,
     to_timestamp,
 )
-from penstock.engine.types import CacheEntry, File, Identity, Plan, Request, TaskId, Value
+from penstock.engine.types import CacheEntry, Identity, Plan, Request, TaskId, Value
 from penstock.local.database import Database
 from penstock.local.home import Ids, NameTaken, NotFound
 from penstock.local.objects import Objects
 from penstock.step.values import JsonObject
+from penstock.storage.cache import files_of
 
 NAMESPACE = "default"
 """The namespace of everything that does not name one."""
@@ -451,15 +452,6 @@ class Cache:
             "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?)",
             (entry.fingerprint, outputs, entry.created_at, entry.execution),
         )
-
-
-def files_of(values: Iterable[Value]) -> Iterable[File]:
-    """All files among values."""
-    for value in values:
-        if isinstance(value, File):
-            yield value
-        elif isinstance(value, list):
-            yield from (part for part in value if isinstance(part, File))
 
 
 def _dump(value: object, *, sort: bool = False) -> str:

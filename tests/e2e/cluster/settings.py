@@ -14,6 +14,7 @@ SOURCES: Final = Path(__file__).resolve().parent
 KUBERNETES: Final = "v1.34.4"
 HELM: Final = "v3.22.0"
 KWOK: Final = "v0.7.0"
+VERSITYGW: Final = "v1.8.0"
 # The oldest Go that builds all of them (Helm decides), and what is fetched where there is none.
 GO_AT_LEAST: Final = (1, 26)
 GO: Final = "1.26.8"

@@ -1,0 +1,1 @@
+"""What is served over HTTP. `files` has the objects of a folder store."""
