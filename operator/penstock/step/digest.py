@@ -23,7 +23,7 @@ from pathlib import Path
 
 from penstock.step.folders import Entry, UnsafePath, special, walk
 
-__all__ = ["Digest", "UnsafePath", "digest"]
+__all__ = ["Digest", "FolderDigest", "UnsafePath", "digest"]
 
 _HEADER = b"penstock-folder-1\0"
 
@@ -45,6 +45,41 @@ class Digest:
     count: int
 
 
+class FolderDigest:
+    """The digest of a folder, made from what is in it, in the order of `folders.walk`.
+
+    Attributes:
+        size: bytes of the files so far.
+        count: files and links so far.
+    """
+
+    def __init__(self) -> None:
+        self._whole = hashlib.sha256(_HEADER)
+        self.size = self.count = 0
+
+    def add(self, entry: Entry, sha256: str = "", size: int = 0) -> None:
+        """Count one thing.
+
+        Args:
+            entry: what it is.
+            sha256: for a file, the hexadecimal digest of its bytes.
+            size: for a file, its bytes.
+        """
+        if entry.kind == "folder":
+            kind, content = "d", "-"
+        elif entry.kind == "link":
+            kind, content = "l", hashlib.sha256(os.fsencode(entry.target)).hexdigest()
+        else:
+            kind, content = "x" if entry.executable else "f", sha256
+        self._whole.update(f"{kind} {content} ".encode() + os.fsencode(entry.path) + b"\0")
+        self.size += size
+        self.count += entry.kind != "folder"
+
+    def result(self) -> Digest:
+        """The digest of all that was counted."""
+        return Digest(self._whole.hexdigest(), self.size, folder=True, count=self.count)
+
+
 def digest(path: Path) -> Digest:
     """The digest of a file or folder; memory does not grow with the size of files.
 
@@ -61,23 +96,13 @@ def digest(path: Path) -> Digest:
         return Digest(sha256, size, folder=False, count=1)
     if not stat.S_ISDIR(mode):
         raise UnsafePath(path, f"is {special(mode)}: only files and folders can be kept")
-    whole = hashlib.sha256(_HEADER)
-    size = count = 0
+    found = FolderDigest()
     for entry in walk(path):
-        kind, content, entry_size = _record(path, entry)
-        whole.update(f"{kind} {content} ".encode() + os.fsencode(entry.path) + b"\0")
-        size += entry_size
-        count += entry.kind != "folder"
-    return Digest(whole.hexdigest(), size, folder=True, count=count)
-
-
-def _record(root: Path, entry: Entry) -> tuple[str, str, int]:
-    if entry.kind == "folder":
-        return "d", "-", 0
-    if entry.kind == "link":
-        return "l", hashlib.sha256(os.fsencode(entry.target)).hexdigest(), 0
-    sha256, size = _file(root / entry.path)
-    return "x" if entry.executable else "f", sha256, size
+        if entry.kind == "file":
+            found.add(entry, *_file(path / entry.path))
+        else:
+            found.add(entry)
+    return found.result()
 
 
 def _file(path: Path) -> tuple[str, int]:
