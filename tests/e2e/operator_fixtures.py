@@ -210,6 +210,17 @@ class LocalOperator:
 
         wait_until(leads, timeout=READY_SECONDS, what="the operator to lead")
 
+    def follows(self) -> bool:
+        """Whether it is there to take over, and does not lead."""
+        try:
+            return self.metrics().get("penstock_leader") == 0 and self._get("readyz") == "ok\n"
+        except OSError:
+            return False
+
+    def ended(self) -> bool:
+        """Whether its process has ended."""
+        return self.process is None or self.process.poll() is not None
+
     def metrics(self) -> dict[str, float]:
         """Its metrics by their names with labels."""
         found = re.findall(r"^(\w+(?:\{.*?\})?) ([-+.\de]+)$", self._get("metrics"), re.MULTILINE)
@@ -228,8 +239,19 @@ class LocalOperator:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(30)
 
+    def pause(self) -> None:
+        """Have its process stand still, as a machine that hangs would."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End a pause."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End it as Kubernetes would."""
+        self.go_on()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:

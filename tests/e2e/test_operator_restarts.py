@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from e2e.cluster import kwok
+from e2e.cluster.cluster import Cluster
 from e2e.cluster.shell import ClusterError, wait_until
+from e2e.journal import Journal, open_journal
 from e2e.kubectl import Kubectl
 from e2e.operator_fixtures import (
     LocalOperator,
@@ -18,15 +23,22 @@ from e2e.operator_fixtures import (
     local_operator,
     restricted_namespace,
     script,
+    step_of,
     steps,
     values,
 )
 
 pytest_plugins = ["e2e.operator_fixtures"]
 
-EXECUTIONS = 30
+EXECUTIONS = 50
+STEPS = ("first", "left", "right")
 KILLS = 6
 CHAIN = 10
+COUNTED = 10
+# What the operator writes for each execution of one step.
+WRITES = {"POST jobs": 1, "POST pods": 1, "PATCH jobs/status": 1, "PATCH executions/status": 2}
+JOB_SECONDS = 30
+FOREVER = "trap 'exit 143' TERM; sleep 600 & wait"
 
 
 @pytest.fixture
@@ -40,6 +52,15 @@ def lone(
         local_operator(work, tmp_path, COLLECTOR_IMAGE=image) as process,
     ):
         yield Place(work, "local"), process
+
+
+@pytest.fixture
+def journal(cluster: Cluster) -> Iterator[Journal]:
+    """A log that steps append to; where the API server may be killed."""
+    if cluster.layout is None:
+        pytest.skip("only a cluster that was started here may lose its API server, and reaches this machine")
+    with open_journal() as opened:
+        yield opened
 
 
 def chain(length: int, text: str = "exit 0") -> dict[str, Any]:
@@ -70,50 +91,145 @@ def test_writes_to_the_api_server_stay_within_the_budget(
     assert operator.writes() - before >= 3 * length + 1, "writes are not counted"
 
 
-def test_an_operator_killed_at_any_moment_neither_loses_a_step_nor_runs_one_twice(
-    lone: tuple[Place, LocalOperator],
+def test_the_api_server_counts_the_same_writes_as_the_operator(
+    lone: tuple[Place, LocalOperator], cluster: Cluster, kubectl: Kubectl
+) -> None:
+    if cluster.layout is None:
+        pytest.skip("only a cluster that was started here has fake nodes, and nobody else who writes")
+    kwok.start(cluster.layout, cluster.processes, kubectl.program, count=1)
+    place, operator = lone
+    template = {
+        "spec": {
+            "nodeSelector": {kwok.LABEL: "true"},
+            "tolerations": [{"key": kwok.LABEL, "operator": "Exists", "effect": "NoSchedule"}],
+        }
+    }
+    gives = [{"name": "value", "type": "number"}]
+    spec = steps(script("s", "what a fake node says it printed", podTemplate=template, outputs=gives))
+    before, ours = stored_writes(kubectl), operator.writes()
+    names = place.start_all([execution(spec) for _ in range(COUNTED)])
+    assert {status["phase"] for status in place.wait_all(names).values()} == {"Succeeded"}
+    wait_until(lambda: all(settled(place, name) for name in names), timeout=30, what="their Jobs to end")
+    counted = stored_writes(kubectl) - before
+    assert operator.writes() - ours == 5 * COUNTED
+    assert {what: counted[what] for what in WRITES} == {what: number * COUNTED for what, number in WRITES.items()}
+    # Besides: the execution itself, the binding of its pod, and what the node says of that; Events are not counted.
+    assert counted.total() <= 9 * COUNTED, counted
+
+
+def stored_writes(kubectl: Kubectl) -> Counter[str]:
+    """The successful writes of executions and their children that the API server has counted, by resource and kind."""
+    found: Counter[str] = Counter()
+    for line in kubectl("get", "--raw", "/metrics").splitlines():
+        if line.startswith("apiserver_request_total{"):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            what = labels["resource"] + (f"/{labels['subresource']}" if labels["subresource"] else "")
+            wrote = labels["verb"] in ("POST", "PUT", "PATCH", "APPLY", "DELETE") and labels["code"].startswith("2")
+            if wrote and labels["resource"] in ("executions", "jobs", "pods"):
+                found[f"{labels['verb']} {what}"] += int(float(line.rsplit(" ", 1)[1]))
+    return found
+
+
+def test_operator_and_api_server_killed_at_any_moment_neither_lose_a_step_nor_run_one_twice(
+    lone: tuple[Place, LocalOperator], journal: Journal, cluster: Cluster
 ) -> None:
     place, operator = lone
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
     outputs = [{"name": "text", "type": "string"}]
-    say = 'sleep 1; echo "text=$PENSTOCK_STEP" >> "$PENSTOCK_OUTPUT"'
+    said = [{"name": "x", "from": "steps.first.outputs.text"}]
     spec = steps(
-        script("first", say, outputs=outputs),
-        script("left", say, outputs=outputs, inputs=[{"name": "x", "from": "steps.first.outputs.text"}]),
-        script("right", "sleep 1", inputs=[{"name": "x", "from": "steps.first.outputs.text"}]),
-        script("last", 'test "$INPUT_X" = left', inputs=[{"name": "x", "from": "steps.left.outputs.text"}]),
+        script("first", f'{journal.write}; echo "text=$PENSTOCK_STEP" >> "$PENSTOCK_OUTPUT"', outputs=outputs),
+        script("left", f'{journal.write}; test "$INPUT_X" = first', inputs=said),
+        script("right", f"{journal.write}; sleep 1", inputs=said),
     )
     pipeline = place.pipeline(spec)
     names = place.start_all([execution(pipeline, name=f"e-{number}") for number in range(EXECUTIONS)])
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         run_until_chance_says(operator, chance)
+        if kill == KILLS // 2:
+            kill_api_server(cluster)
+            cluster.processes.start_again("apiserver")
+            cluster.wait_until_ready()
+            assert not operator.ended(), operator.tail()
+            run_until_chance_says(operator, chance)
         operator.kill()
         operator.start()
-    ended = place.wait_all(names, seconds=180)
+    ended = place.wait_all(names, seconds=240)
 
     assert Counter(status["phase"] for status in ended.values()) == {"Succeeded": EXECUTIONS}
     for name, status in ended.items():
-        assert {step["name"]: step["attempts"] for step in status["steps"]} == dict.fromkeys(
-            ("first", "left", "right", "last"), 1
-        ), name
+        assert {step["name"]: step["attempts"] for step in status["steps"]} == dict.fromkeys(STEPS, 1), name
         assert values(status["steps"][0]) == {"text": "first"}
-    jobs = place.kubectl.items("jobs")
+        assert sorted(journal.of(name)) == [(step, 1) for step in STEPS], "a step ran twice, or did not"
+    assert_no_orphans(place, {(name, step) for name in names for step in STEPS})
+
+
+def kill_api_server(cluster: Cluster) -> None:
+    """Have no API server any more."""
+    cluster.processes.kill("apiserver", signal.SIGKILL)
+    wait_until(lambda: not cluster.processes.get("apiserver").alive(), timeout=10, what="the API server to be gone")
+
+
+def assert_no_orphans(place: Place, wanted: set[tuple[str, str]]) -> None:
+    """There is one Job and one Pod for each step, of its execution, and they come to an end."""
+    owners = {each["metadata"]["uid"]: each["metadata"]["name"] for each in place.kubectl.items("executions")}
+    jobs = {each["metadata"]["uid"]: each for each in place.kubectl.items("jobs")}
+    of = {uid: owners[job["metadata"]["ownerReferences"][0]["uid"]] for uid, job in jobs.items()}
+    pods = place.kubectl.items("pods")
+    made = Counter((of[uid], job["metadata"]["labels"]["penstock.dev/step"]) for uid, job in jobs.items())
     ran = Counter(
-        (pod["metadata"]["labels"]["penstock.dev/execution"], pod["metadata"]["labels"]["penstock.dev/step"])
-        for pod in place.kubectl.items("pods")
+        (of[pod["metadata"]["ownerReferences"][0]["uid"]], pod["metadata"]["labels"]["penstock.dev/step"])
+        for pod in pods
     )
-    assert len(jobs) == len(ran) == 4 * EXECUTIONS
-    assert set(ran.values()) == {1}
-    wait_until(
-        lambda: all(
-            any(each["type"] == "Complete" for each in job.get("status", {}).get("conditions", ()))
-            for job in place.kubectl.items("jobs")
-        ),
-        timeout=30,
-        what="every Job to be Complete",
-    )
+    assert made == ran == Counter(wanted)
+
+    def over() -> bool:
+        ends = [job.get("status", {}).get("conditions", ()) for job in place.kubectl.items("jobs")]
+        return all(any(each["type"] == "Complete" for each in end) for end in ends)
+
+    try:
+        wait_until(over, timeout=JOB_SECONDS, what="every Job to be Complete", every=0.5)
+    except ClusterError as error:
+        raise ClusterError(f"{error}\n{place.kubectl.explain('jobs')}") from None
+
+
+def test_what_happened_while_no_watch_could_tell_is_found_by_listing_and_comparing(
+    cluster_kubectl: Kubectl, cluster: Cluster, crds: None, journal: Journal, tmp_path: Any
+) -> None:
+    del crds
+    wait = f'{journal.write}; if [ "$PENSTOCK_ATTEMPT" -eq 1 ]; then {FOREVER}; fi'
+    with (
+        restricted_namespace(cluster_kubectl, "deaf") as work,
+        local_operator(work, tmp_path, RESYNC_SECONDS="5") as operator,
+    ):
+        place = Place(work, "local")
+        bereft, deleted, cancelled = place.start_all([execution(steps(script("s", wait))) for _ in range(3)])
+        pod, *_ = [place.wait_for_pod(name, "s") for name in (bereft, deleted, cancelled)]
+        for name in (bereft, deleted, cancelled):
+            place.wait_for_step(name, "s", phase="Running")
+        operator.pause()
+        # The new API server cannot go on with a watch of the old one: after it, there are only lists.
+        kill_api_server(cluster)
+        cluster.processes.start_again("apiserver")
+        cluster.wait_until_ready()
+        work("delete", "pod", pod, "--force", "--grace-period=0")
+        work("delete", "exec.penstock.dev", deleted, "--cascade=foreground")
+        work("patch", "exec.penstock.dev", cancelled, "--type=merge", "-p", '{"spec":{"cancel":true}}')
+        operator.go_on()
+
+        ended = place.wait_all([bereft, cancelled])
+        assert ended[cancelled]["phase"] == "Cancelled"
+        step = step_of(ended[bereft], "s")
+        assert (ended[bereft]["phase"], step["attempts"], step["disruptions"]) == ("Succeeded", 2, 1)
+        assert journal.of(bereft) == [("s", 1), ("s", 2)]
+        forgotten = ("penstock_executions_live", "penstock_attempts_live")
+        wait_until(
+            lambda: not any(operator.metrics()[each] for each in forgotten),
+            timeout=30,
+            what="everything that is not there any more to be forgotten",
+        )
 
 
 def run_until_chance_says(operator: LocalOperator, chance: random.Random) -> None:

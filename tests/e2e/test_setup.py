@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def processes(tmp_path: Path) -> Processes:
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     monkeypatch.delenv("KUBECONFIG", raising=False)
     return Layout(state=tmp_path / "state", cache=tmp_path / "cache")
+
+
+def test_a_process_lives_until_its_last_thread_has_ended(processes: Processes) -> None:
+    leave = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(1000,)).start(); "
+    started = processes.start("headless", sys.executable, "-c", leave + "ctypes.CDLL(None).pthread_exit(0)")
+    first = Path(f"/proc/{started.pid}/stat")
+    wait_until(lambda: first.read_text().rsplit(")", 1)[1].split()[0] == "Z", timeout=10, what="its first thread's end")
+    assert started.alive()
+    processes.stop("headless")
+    assert not started.alive()
 
 
 def test_a_process_is_found_again_by_id_and_start_time_stopped_and_started_again(processes: Processes) -> None:

@@ -70,8 +70,13 @@ class _Run:
 
     @property
     def name(self) -> str:
-        """Name of its Job and Pod."""
+        """Name of its Job, and of a Pod that we make."""
         return names.object_name(self.identity, self.id)
+
+    @property
+    def pod_name(self) -> str:
+        """Name of its Pod; those of ordinary Jobs are named by the Job controller."""
+        return self.name if self.pod is None else str(self.pod["metadata"]["name"])
 
 
 @dataclass(slots=True)
@@ -142,11 +147,10 @@ class KubeAttempts:
             return
         try:
             if run.pod is None or not podstate.has_node(run.pod):
-                # No kubelet is there to end it.
-                await self._client.delete(PODS, run.name, run.identity.namespace)
+                await self._end_without_node(run)
                 self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=stop.reason, message="never began"))
             else:
-                await self._client.patch(PODS, run.name, run.identity.namespace, manifests.end_now())
+                await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
         except NotFound:
             run.gone = True
             self._judge(run)
@@ -311,11 +315,12 @@ class KubeAttempts:
             attempt = replace(attempt, settings=replace(self._settings, run_as_user=manifests.NAMELESS_USER))
         try:
             run.job = trimming.job(await self._job(run, manifests.job(attempt)))
-            if self._settings.managed and not run.job["spec"].get("suspend"):
-                uid = run.job["metadata"]["uid"]
-                values = manifests.config_map(attempt, job_uid=uid)
-                if values is not None:
-                    await self._make(CONFIG_MAPS, values)
+            uid = run.job["metadata"]["uid"]
+            suspended = self._settings.managed and run.job["spec"].get("suspend")
+            values = None if suspended else manifests.config_map(attempt, job_uid=uid)
+            if values is not None:
+                await self._make(CONFIG_MAPS, values)
+            if self._settings.managed and not suspended:
                 made = await self._make(PODS, manifests.pod(attempt, job_uid=uid))
                 if made is not None and run.pod is None:  # it may go before any watch has shown it
                     run.pod = trimming.pod(made)
@@ -417,11 +422,11 @@ class KubeAttempts:
             if at is not None:
                 await asyncio.sleep(at - self._clock.now())
             text = await self._client.log(
-                run.name, namespace=run.identity.namespace, container=needs.container, tail=needs.tail_lines
+                run.pod_name, namespace=run.identity.namespace, container=needs.container, tail=needs.tail_lines
             )
             run.log = text.decode("utf-8", "replace")
         except ApiError as error:
-            log.warning("log of %s/%s cannot be read: %s", run.identity.namespace, run.name, error)
+            log.warning("log of %s/%s cannot be read: %s", run.identity.namespace, run.pod_name, error)
             run.log = ""
         finally:
             run.busy = False
@@ -454,14 +459,14 @@ class KubeAttempts:
     async def _end_what_runs_on(self, run: _Run) -> None:
         """Have the pod of a step that is over ended. That this was asked for is in the pod, for the next operator."""
         try:
-            await self._client.patch(PODS, run.name, run.identity.namespace, manifests.end_now())
+            await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
             run.log = None
             if run.pod is not None:  # until the watch says so
                 run.pod["metadata"]["annotations"][names.ENDED] = "true"
         except NotFound:
             run.gone = True
         except ApiError as error:
-            log.warning("pod %s/%s was not ended: %s", run.identity.namespace, run.name, error)
+            log.warning("pod %s/%s was not ended: %s", run.identity.namespace, run.pod_name, error)
             await asyncio.sleep(REFUSED_SECONDS)
         finally:
             run.busy = False
@@ -501,9 +506,16 @@ class KubeAttempts:
             return
         with contextlib.suppress(NotFound):
             if podstate.has_node(run.pod):
-                await self._client.patch(PODS, run.name, run.identity.namespace, manifests.end_now())
-            else:  # once it had a node, it would run for a second
-                await self._client.delete(PODS, run.name, run.identity.namespace)
+                await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
+            else:
+                await self._end_without_node(run)
+
+    async def _end_without_node(self, run: _Run) -> None:
+        """End what no kubelet is there to end yet: once it had a node, it would run for a second."""
+        if run.pod is None and not self._settings.managed:  # the Job controller would make it only now
+            await self._client.delete(JOBS, run.name, run.identity.namespace)
+        else:
+            await self._client.delete(PODS, run.pod_name, run.identity.namespace)
 
     def _drop(self, run: _Run) -> None:
         if run.timer is not None:

@@ -228,7 +228,9 @@ class Operator:
         while True:
             # At once where kopf had to list anew: of what was deleted meanwhile it is not told.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._again.wait(), self._settings.resync_seconds)
+                # Not `wait_for`: it makes a task, and kopf cancels what was started after it.
+                async with asyncio.timeout(self._settings.resync_seconds):
+                    await self._again.wait()
             self._again.clear()
             try:
                 await self.sync()

@@ -48,7 +48,15 @@ def start_time(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return int(fields[19]) if fields[0] not in "ZX" or _has_threads(pid) else None
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether more than the first thread is left: the ports of a killed process are taken until the last has ended."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except FileNotFoundError:
+        return False
 
 
 class Processes:
