@@ -242,10 +242,12 @@ class Client:
         change: JsonObject | Sequence[JsonObject],
         *,
         subresource: str = "",
+        metadata_only: bool = False,
     ) -> JsonObject:
         """Change an object by a merge patch (an object) or a JSON patch (a list of operations).
 
-        A JSON patch is not tried again when the answer was lost, because doing it twice may do something else.
+        A JSON patch is not tried again when the answer was lost, because doing it twice may do something else. With
+        `metadata_only` no more than its metadata is given back.
         """
         merge = isinstance(change, Mapping)
         return await self._json(
@@ -257,6 +259,7 @@ class Client:
                 params={"fieldManager": FIELD_MANAGER},
                 body=change,
                 content_type=_MERGE if merge else _JSON_PATCH,
+                accept=_METADATA if metadata_only else "application/json",
                 idempotent=merge,
             )
         )
@@ -269,8 +272,9 @@ class Client:
         status: JsonObject,
         *,
         resource_version: str | None = None,
+        metadata_only: bool = False,
     ) -> JsonObject:
-        """Merge `status` into the status of an object; gives the object as it is then.
+        """Merge `status` into the status of an object; gives the object, or its metadata alone, as it is then.
 
         Args:
             resource: its kind.
@@ -278,6 +282,7 @@ class Client:
             namespace: where it is.
             status: the fields that change; None takes one away, lists are replaced as a whole.
             resource_version: do it only if the object is still this one.
+            metadata_only: ask for no more than the metadata.
 
         Raises:
             Conflict: it is another one by now.
@@ -285,7 +290,7 @@ class Client:
         change: JsonObject = {"status": status}
         if resource_version is not None:
             change["metadata"] = {"resourceVersion": resource_version}
-        return await self.patch(resource, name, namespace, change, subresource="status")
+        return await self.patch(resource, name, namespace, change, subresource="status", metadata_only=metadata_only)
 
     async def delete(
         self,

@@ -1,6 +1,6 @@
 """Watch events that repeat what the operator itself has written, taken out before kopf sees them.
 
-Four of the nine events of a one-step execution are such echoes, and for each kopf would start a worker and go through
+Five of the nine events of a one-step execution are such echoes, and for each kopf would start a worker and go through
 all of its handling: half of the operator's CPU time is kopf's. The rules need nothing but the object itself; whatever
 they do not know goes through.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import aiohttp
 
 from penstock.kube.names import MANAGER
-from penstock.kube.resources import EXECUTIONS, JOBS
+from penstock.kube.resources import EXECUTIONS, JOBS, PODS
 from penstock.step.values import JsonObject
 
 _Rule: TypeAlias = Callable[[str, JsonObject], bool]
@@ -33,12 +33,23 @@ def _job(kind: str, body: JsonObject) -> bool:
     return kind in ("ADDED", "MODIFIED") and untouched and spec.get("managedBy") == MANAGER
 
 
-_RULES: Final[dict[str, _Rule]] = {EXECUTIONS.kind: _execution, JOBS.kind: _job}
-_WATCHED: Final = tuple(f"/{resource.plural}" for resource in (EXECUTIONS, JOBS))
+def _pod(kind: str, body: JsonObject) -> bool:
+    """Whether it is a Pod as we made it: the answer to our request said so, and all that happens to it comes later."""
+    # The Job controller puts a finalizer on those that it makes, whose names only the watch tells.
+    made_by_us = not body["metadata"].get("finalizers") and not body["spec"].get("nodeName")
+    return kind == "ADDED" and made_by_us and not body["status"].get("conditions")
+
+
+_RULES: Final[dict[str, _Rule]] = {EXECUTIONS.kind: _execution, JOBS.kind: _job, PODS.kind: _pod}
+_WATCHED: Final = tuple(f"/{resource.plural}" for resource in (EXECUTIONS, JOBS, PODS))
+_OTHER_POD: Final = b'{"type":"MODIFIED","object":{"kind":"Pod"'
+"""How most lines about Pods begin: there is no need to look into those."""
 
 
 def is_echo(line: bytes) -> bool:
     """Whether a line of a watch's answer tells nothing that the operator did not do itself."""
+    if line.startswith(_OTHER_POD):
+        return False
     try:
         event = json.loads(line)
         body = event["object"]
@@ -49,7 +60,7 @@ def is_echo(line: bytes) -> bool:
 
 
 def without_echoes(request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-    """The same response; if it is a watch of Executions or Jobs, it is read without echoes from now on."""
+    """The same response; if it is a watch of such kinds, it is read without echoes from now on."""
     url = request.url
     if url.query_string and url.path.endswith(_WATCHED) and url.query.get("watch") == "true":
         response.content = _Quiet(response.content)  # type: ignore[assignment]

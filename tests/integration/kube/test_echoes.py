@@ -66,7 +66,7 @@ async def test_a_watch_that_breaks_off_within_a_line_loses_nothing(fake: Bench) 
 
 
 @pytest.mark.parametrize(
-    ("path", "query"), [(WATCH, {}), (WATCH, {"watch": "false"}), ("/api/v1/pods", {"watch": "true"})]
+    ("path", "query"), [(WATCH, {}), (WATCH, {"watch": "false"}), ("/api/v1/nodes", {"watch": "true"})]
 )
 async def test_everything_else_is_left_alone(fake: Bench, path: str, query: dict[str, str]) -> None:
     fake.server.default = streams(ECHO, NEWS)

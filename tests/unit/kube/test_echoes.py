@@ -24,6 +24,11 @@ def job(*, generation: int = 1, **spec: Any) -> dict[str, Any]:
     return {"kind": "Job", "metadata": {"generation": generation}, "spec": ours | spec, "status": {}}
 
 
+def pod(*, scheduled: bool = False, **metadata: Any) -> dict[str, Any]:
+    spec = {"nodeName": "node"} if scheduled else {}
+    return {"kind": "Pod", "metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "echo"),
     [
@@ -41,7 +46,11 @@ def job(*, generation: int = 1, **spec: Any) -> dict[str, Any]:
         pytest.param("MODIFIED", job(generation=2), False, id="a Job that was admitted"),
         pytest.param("DELETED", job(), False, id="a Job that is gone"),
         pytest.param("MODIFIED", job(managedBy=None), False, id="a Job that the Job controller looks after"),
-        pytest.param("MODIFIED", {"kind": "Pod", "metadata": {"generation": 1}}, False, id="a Pod"),
+        pytest.param("ADDED", pod(), True, id="a Pod that we made"),
+        pytest.param("MODIFIED", pod(), False, id="a Pod to which something happened"),
+        pytest.param("ADDED", pod(scheduled=True), False, id="a Pod that was not known here"),
+        pytest.param("ADDED", pod(finalizers=["batch.kubernetes.io/job-tracking"]), False, id="one of an ordinary Job"),
+        pytest.param("DELETED", pod(), False, id="a Pod that is gone"),
         pytest.param("BOOKMARK", {"kind": "Execution", "metadata": {"resourceVersion": "7"}}, False, id="a bookmark"),
         pytest.param("ERROR", {"kind": "Status", "code": 410}, False, id="the end of a watch"),
     ],
