@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from penstock.kube.settings import from_environment
+from penstock.storage.settings import from_environment as store_settings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "penstock"
@@ -25,10 +27,13 @@ EVERYTHING = (
     "--set=podLabels.team=data,podAnnotations.note=x,commonLabels.cost-center=x,serviceAccount.annotations.note=x,nodeSelector.disk=ssd",
     "--set=topologySpreadConstraints[0].topologyKey=zone,topologySpreadConstraints[0].maxSkew=2",
     "--set=tolerations[0].key=batch,extraEnv[0].name=TZ,extraEnv[0].value=UTC",
+    "--set=store.url=s3://bucket/prefix,store.endpoint=http://minio.storage:9000,store.credentialsSecret=minio",
 )
 LITTLE = ("--set=networkPolicy.enabled=false,podDisruptionBudget.enabled=false,rbac.userRoles=false,replicas=1",)
 OPENSHIFT = ("--set", "runAsUser=null", "--set", "runAsGroup=null")
+EMBEDDED = ("--set=store.embedded.enabled=true,store.embedded.storageClass=fast",)
 VARIANTS = {
+    "embedded": EMBEDDED,
     "defaults": (),
     "namespaced": NAMESPACED,
     "everything": EVERYTHING,
@@ -58,6 +63,9 @@ PERMISSIONS = {
 }
 
 
+WITH_FILES = {("", "secrets"): "create patch"}
+
+
 def call(helm: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([helm, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
@@ -77,8 +85,18 @@ def of_kind(objects: list[Object], kind: str) -> list[Object]:
 
 
 def one(objects: list[Object], kind: str) -> Object:
-    (only,) = of_kind(objects, kind)
+    """The only object of a kind, those of the gateway apart."""
+    (only,) = [each for each in of_kind(objects, kind) if component(each) != "gateway"]
     return only
+
+
+def of_gateway(objects: list[Object], kind: str) -> Object:
+    (only,) = [each for each in of_kind(objects, kind) if component(each) == "gateway"]
+    return only
+
+
+def component(thing: Object) -> str:
+    return str(thing["metadata"]["labels"]["app.kubernetes.io/component"])
 
 
 def name_of(thing: Object) -> str:
@@ -100,12 +118,27 @@ def permissions(role: Object) -> dict[tuple[str, str], str]:
 
 def operator_environment(objects: list[Object]) -> dict[str, str]:
     """The operator's environment as its container will see it."""
-    (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return environment(objects, one(objects, "Deployment"))
+
+
+def environment(objects: list[Object], deployment: Object) -> dict[str, str]:
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
     facts = {"metadata.namespace": "ops", "metadata.name": "run-penstock-abc"}
-    return {
-        each["name"]: each["value"] if "value" in each else facts[each["valueFrom"]["fieldRef"]["fieldPath"]]
-        for each in container["env"]
+    secrets = {
+        (name_of(each), key): base64.b64decode(text).decode()
+        for each in of_kind(objects, "Secret")
+        for key, text in each["data"].items()
     }
+
+    def value(entry: Object) -> str:
+        if "value" in entry:
+            return str(entry["value"])
+        source = entry["valueFrom"]
+        if "secretKeyRef" in source:
+            return secrets[source["secretKeyRef"]["name"], source["secretKeyRef"]["key"]]
+        return facts[source["fieldRef"]["fieldPath"]]
+
+    return {each["name"]: value(each) for each in container["env"]}
 
 
 @pytest.mark.parametrize("arguments", [(), ("--set", IMAGE), ("--set", IMAGE, *NAMESPACED)])
@@ -130,9 +163,11 @@ class TestPermissions:
         assert binding["roleRef"]["name"] == role["metadata"]["name"]
         assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "run-penstock", "namespace": "ops"}]
 
-    @pytest.mark.parametrize("more", [(), EVERYTHING], ids=["defaults", "everything"])
+    @pytest.mark.parametrize(
+        ("more", "allowed"), [((), PERMISSIONS), (EVERYTHING, PERMISSIONS | WITH_FILES)], ids=["defaults", "everything"]
+    )
     def test_namespaced_there_is_a_role_in_each_namespace_and_nothing_of_the_cluster(
-        self, helm: Path, more: tuple[str, ...]
+        self, helm: Path, more: tuple[str, ...], allowed: dict[tuple[str, str], str]
     ) -> None:
         objects = render(helm, NAMESPACED + more)
         assert not of_kind(objects, "ClusterRole")
@@ -142,7 +177,7 @@ class TestPermissions:
             for role in of_kind(objects, "Role")
             if role["metadata"]["name"] == "run-penstock"
         }
-        assert given == {"team-a": PERMISSIONS, "team-b": PERMISSIONS}
+        assert given == {"team-a": allowed, "team-b": allowed}
         for binding in of_kind(objects, "RoleBinding"):
             assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "run-penstock", "namespace": "ops"}]
             assert [
@@ -153,12 +188,12 @@ class TestPermissions:
             ]
 
     @every_variant
-    def test_no_role_gives_secrets_or_everything(self, helm: Path, arguments: tuple[str, ...]) -> None:
+    def test_no_role_shows_secrets_or_gives_everything(self, helm: Path, arguments: tuple[str, ...]) -> None:
         objects = render(helm, arguments)
         assert roles(objects)
         for role in roles(objects):
             for (group, resource), verbs in permissions(role).items():
-                assert "secrets" not in resource
+                assert resource != "secrets" or verbs == WITH_FILES["", "secrets"]
                 assert "*" not in group + resource + verbs
                 assert not {"escalate", "bind", "impersonate"} & set(verbs.split())
 
@@ -202,13 +237,14 @@ class TestPermissions:
 @every_variant
 def test_every_pod_meets_the_restricted_level(helm: Path, arguments: tuple[str, ...]) -> None:
     objects = render(helm, arguments)
-    for pod in (one(objects, "Deployment")["spec"]["template"]["spec"], one(objects, "Pod")["spec"]):
+    deployments = of_kind(objects, "Deployment")
+    for pod in (*(each["spec"]["template"]["spec"] for each in deployments), one(objects, "Pod")["spec"]):
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"].get("runAsUser") != 0
         assert ("runAsUser" in pod["securityContext"]) is (arguments != OPENSHIFT)
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-        assert all(set(volume) <= {"name", "emptyDir"} for volume in pod.get("volumes", ()))
+        assert all(set(volume) <= {"name", "emptyDir", "persistentVolumeClaim"} for volume in pod.get("volumes", ()))
         for container in pod["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -231,9 +267,9 @@ def test_selectors_find_the_operators_pods_and_not_that_of_the_test(helm: Path, 
     }
     for spread in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]:
         selectors["spread"] = spread["labelSelector"]["matchLabels"]
-    for budget in of_kind(objects, "PodDisruptionBudget"):
+    for budget in [each for each in of_kind(objects, "PodDisruptionBudget") if component(each) == "operator"]:
         selectors["PodDisruptionBudget"] = budget["spec"]["selector"]["matchLabels"]
-    for policy in of_kind(objects, "NetworkPolicy"):
+    for policy in [each for each in of_kind(objects, "NetworkPolicy") if component(each) == "operator"]:
         selectors["NetworkPolicy"] = policy["spec"]["podSelector"]["matchLabels"]
     for name, selector in selectors.items():
         assert selector.items() <= operator, name
@@ -290,6 +326,9 @@ class TestSettings:
             "run_as_user": 0,
             "input_bytes": 1048576,
             "output_bytes": 1000000,
+            "transfer_patience_seconds": 600,
+            "sweep_seconds": 3_600,
+            "cache_seconds": 2_592_000,
             "max_parallel_requests": 32,
             "workers": 7,
             "resync_seconds": 300,
@@ -298,6 +337,15 @@ class TestSettings:
             "log_format": "text",
             "log_level": "DEBUG",
         }
+
+    def test_of_the_object_store_reach_the_operator_with_its_credentials(self, helm: Path) -> None:
+        objects = render(helm, EVERYTHING)
+        settings = store_settings(operator_environment(objects))
+        assert (settings.kind, settings.bucket, settings.prefix) == ("s3", "bucket", "prefix")
+        assert (settings.store_endpoint, settings.max_file_bytes) == ("http://minio.storage:9000", 1 << 40)
+        (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "minio"}}]
+        assert not [name for name in operator_environment(render(helm)) if "STORE" in name]
 
     def test_the_collector_is_the_operators_image(self, helm: Path) -> None:
         for arguments, image in (
@@ -321,6 +369,16 @@ class TestNetworkPolicy:
         ports = [{port["port"] for port in rule["ports"]} for rule in spec["egress"]]
         assert ports == [{53, 5353}, {443, 6443, 8443, 16443}]
 
+    @pytest.mark.parametrize(
+        ("endpoint", "port"),
+        [("", 443), ("http://minio.storage:9000", 9000), ("https://minio", 443), ("http://[fd00::5]:90/x", 90)],
+    )
+    def test_lets_out_to_the_object_store(self, helm: Path, endpoint: str, port: int) -> None:
+        values = ["--set", f"store.url=s3://bucket,store.endpoint={endpoint}"]
+        assert one(render(helm, values), "NetworkPolicy")["spec"]["egress"][2:] == [
+            {"ports": [{"protocol": "TCP", "port": port}]}
+        ]
+
     def test_is_narrowed_to_the_api_server_and_to_peers_and_the_test(self, helm: Path) -> None:
         objects = render(helm, EVERYTHING)
         spec = one(objects, "NetworkPolicy")["spec"]
@@ -330,9 +388,82 @@ class TestNetworkPolicy:
         assert test["podSelector"]["matchLabels"].items() <= one(objects, "Pod")["metadata"]["labels"].items()
 
 
+class TestGateway:
+    def test_is_not_there_without_an_object_store(self, helm: Path) -> None:
+        for arguments in ((), ("--set=store.url=s3://bucket,gateway.enabled=false",)):
+            assert {component(each) for each in render(helm, arguments)} == {"operator", "test"}
+
+    def test_knows_the_same_store_as_the_operator(self, helm: Path) -> None:
+        for arguments in (EMBEDDED, EVERYTHING):
+            objects = render(helm, arguments)
+            theirs = store_settings(environment(objects, of_gateway(objects, "Deployment")))
+            assert theirs == store_settings(operator_environment(objects))
+        (container,) = of_gateway(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "minio"}}]
+
+    def test_serves_an_embedded_store_from_the_volume_that_the_operator_has(self, helm: Path) -> None:
+        objects = render(helm, EMBEDDED)
+        settings = store_settings(operator_environment(objects))
+        service = of_gateway(objects, "Service")
+        port = service["spec"]["ports"][0]["port"]
+        assert settings.gateway_url == f"http://{name_of(service)}.ops.svc:{port}"
+        assert settings.signing_keys is not None
+        made = of_gateway(objects, "PersistentVolumeClaim")
+        for deployment in of_kind(objects, "Deployment"):
+            pod = deployment["spec"]["template"]["spec"]
+            (claim,) = [each for each in pod["volumes"] if "persistentVolumeClaim" in each]
+            assert claim["persistentVolumeClaim"]["claimName"] == name_of(made)
+            (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == claim["name"]]
+            assert mount["mountPath"] == str(settings.folder)
+            assert pod["securityContext"]["fsGroup"] == 65532
+        assert made["spec"]["storageClassName"] == "fast"
+        assert made["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+    def test_operators_go_where_a_volume_of_one_node_is(self, helm: Path) -> None:
+        objects = render(helm, EMBEDDED)
+        (term,) = one(objects, "Deployment")["spec"]["template"]["spec"]["affinity"]["podAffinity"][
+            "requiredDuringSchedulingIgnoredDuringExecution"
+        ]
+        gateway = of_gateway(objects, "Deployment")
+        labels = gateway["spec"]["template"]["metadata"]["labels"].items()
+        assert term["labelSelector"]["matchLabels"].items() <= labels
+        assert gateway["spec"]["strategy"] == {"type": "Recreate"}
+        anywhere = render(helm, [*EMBEDDED, "--set=store.embedded.accessMode=ReadWriteMany,gateway.replicas=2"])
+        assert "affinity" not in one(anywhere, "Deployment")["spec"]["template"]["spec"]
+
+    def test_has_what_is_there_already(self, helm: Path) -> None:
+        more = "--set=store.embedded.existingClaim=mine,store.embedded.signingKeysSecret=ours"
+        objects = render(helm, [*EMBEDDED, more])
+        assert not of_kind(objects, "PersistentVolumeClaim") + of_kind(objects, "Secret")
+        (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+        keys = next(each for each in container["env"] if each["name"] == "PENSTOCK_SIGNING_KEYS")
+        assert keys["valueFrom"]["secretKeyRef"] == {"name": "ours", "key": "keys"}
+
+    @pytest.mark.parametrize("arguments", [EMBEDDED, EVERYTHING, NAMESPACED + EMBEDDED])
+    def test_has_no_rights_and_is_found_by_its_own_selectors(self, helm: Path, arguments: tuple[str, ...]) -> None:
+        objects = render(helm, arguments)
+        deployment = of_gateway(objects, "Deployment")
+        account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+        assert account == name_of(of_gateway(objects, "ServiceAccount"))
+        bindings = of_kind(objects, "RoleBinding") + of_kind(objects, "ClusterRoleBinding")
+        assert account not in [subject["name"] for binding in bindings for subject in binding["subjects"]]
+        labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+        operator = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+        for selector in (
+            deployment["spec"]["selector"]["matchLabels"],
+            of_gateway(objects, "Service")["spec"]["selector"],
+            of_gateway(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+            of_gateway(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        ):
+            assert selector.items() <= labels
+            assert not selector.items() <= operator
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ("gateway.replicas=2,store.embedded.enabled=true", "gateway.replicas: one, where"),
+        ("store.embedded.size=big", "at '/store/embedded/size'"),
         ("imagee=x", "'imagee' not allowed"),
         ("settings.worker=1", "'worker' not allowed"),
         ("networkPolicy.apiServer.cidr=x", "'cidr' not allowed"),

@@ -38,6 +38,8 @@ MANY_VALUES = (
     'topologySpreadConstraints=[{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]',
     'podDisruptionBudget={"maxUnavailable": "50%"}',
     "replicas=1",
+    'store={"embedded": {"enabled": true}}',
+    'gateway={"serviceAccountAnnotations": {"note": "x"}, "from": [{"podSelector": {}}]}',
 )
 PIPELINE = {
     "apiVersion": "penstock.dev/v1alpha1",
@@ -120,6 +122,15 @@ def test_cluster_wide_the_operator_may_do_its_work_anywhere_and_no_more(
         assert not allowed(kubectl, account, verb, what, "default"), (verb, what)
 
 
+def test_with_an_object_store_the_operator_may_write_secrets_and_not_look_for_them(
+    install: Install, kubectl: Kubectl, namespace: str
+) -> None:
+    install("--set", "store.url=s3://bucket")
+    account = f"{namespace}:run-penstock"
+    for verb, may in {"create": True, "patch": True, "get": False, "list": False, "watch": False}.items():
+        assert allowed(kubectl, account, verb, "secrets", "default") is may, verb
+
+
 def test_the_operator_may_own_pods_where_the_api_server_checks_owner_references(
     install: Install, kubectl: Kubectl, namespace: str
 ) -> None:
@@ -145,6 +156,19 @@ def test_the_operator_may_own_pods_where_the_api_server_checks_owner_references(
         pytest.skip("this API server does not check owner references: OwnerReferencesPermissionEnforcement is off")
     assert "cannot set blockOwnerDeletion" in said
     assert create("run-penstock") == (0, "pod/owned created (server dry run)\n")
+
+
+def test_signing_keys_and_volume_stay_the_same_over_upgrades_and_the_volume_over_the_release(
+    install: Install, helm: Path, kubectl: Kubectl, namespace: str
+) -> None:
+    embedded = ("--set", "store.embedded.enabled=true", "--set", f"namespaces={{{namespace}}}")
+    install(*embedded)
+    keys = kubectl.get("secret", "run-penstock-signing")["data"]["keys"]
+    upgrade = ("upgrade", "run", CHART, "--namespace", namespace, "--set", IMAGE, "--set", "replicas=0", *embedded)
+    run(helm, *upgrade, timeout=120, env=kubectl.environment())
+    assert kubectl.get("secret", "run-penstock-signing")["data"]["keys"] == keys
+    run(helm, "uninstall", "run", "--namespace", namespace, timeout=120, env=kubectl.environment())
+    assert kubectl.get("persistentvolumeclaim", "run-penstock-store")["spec"]["resources"]
 
 
 def test_namespaced_the_operator_may_do_nothing_elsewhere(

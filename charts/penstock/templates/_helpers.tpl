@@ -77,6 +77,14 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
+{{/* Volumes are made writable for the group of whoever mounts them. */}}
+{{- define "penstock.volumeSecurityContext" -}}
+{{- if and (include "penstock.embedded" .) .Values.runAsGroup -}}
+fsGroup: {{ int64 .Values.runAsGroup }}
+fsGroupChangePolicy: OnRootMismatch
+{{- end -}}
+{{- end -}}
+
 {{- define "penstock.containerSecurityContext" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -121,6 +129,12 @@ capabilities:
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]
+{{- if include "penstock.storeUrl" . }}
+# Signed requests for the files of an attempt: written, and written again before they expire. Neither get nor list.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create, patch]
+{{- end }}
 # Revisions of pipelines.
 - apiGroups: [apps]
   resources: [controllerrevisions]
@@ -129,4 +143,98 @@ capabilities:
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- end -}}
+
+{{/* What the gateway's pods are found by. */}}
+{{- define "penstock.gatewaySelectorLabels" -}}
+app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: gateway
+{{- end -}}
+
+{{- define "penstock.gatewayLabels" -}}
+{{ include "penstock.gatewaySelectorLabels" . }}
+{{ include "penstock.commonLabels" . }}
+{{- end -}}
+
+{{/* Whether the store is a volume of our own. */}}
+{{- define "penstock.embedded" -}}
+{{- if and .Values.store.embedded.enabled (not .Values.store.url) }}yes{{ end -}}
+{{- end -}}
+
+{{/* The URL of the object store; empty where there is none. */}}
+{{- define "penstock.storeUrl" -}}
+{{- if .Values.store.url }}{{ .Values.store.url }}{{ else if include "penstock.embedded" . }}file:///var/lib/penstock{{ end -}}
+{{- end -}}
+
+{{/* Whether there is a gateway: the API for files, and what serves a volume. */}}
+{{- define "penstock.hasGateway" -}}
+{{- if and (include "penstock.storeUrl" .) (or .Values.gateway.enabled (include "penstock.embedded" .)) }}yes{{ end -}}
+{{- end -}}
+
+{{/* Whether a volume can be on one node only, and whoever uses it too. */}}
+{{- define "penstock.oneNode" -}}
+{{- if and (include "penstock.embedded" .) (eq .Values.store.embedded.accessMode "ReadWriteOnce") }}yes{{ end -}}
+{{- end -}}
+
+{{- define "penstock.claim" -}}
+{{- .Values.store.embedded.existingClaim | default (printf "%s-store" (include "penstock.fullname" .)) -}}
+{{- end -}}
+
+{{- define "penstock.signingSecret" -}}
+{{- .Values.store.embedded.signingKeysSecret | default (printf "%s-signing" (include "penstock.fullname" .)) -}}
+{{- end -}}
+
+{{/* Environment of whoever uses the object store. */}}
+{{- define "penstock.storeEnv" -}}
+{{- range $key, $value := pick .Values.store "region" "endpoint" "pathStyle" "account" }}
+{{- if and $value $.Values.store.url }}
+- name: PENSTOCK_STORE_{{ $key | snakecase | upper }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+- name: PENSTOCK_STORE_URL
+  value: {{ include "penstock.storeUrl" . | quote }}
+- name: PENSTOCK_MAX_FILE_BYTES
+  value: {{ .Values.store.maxFileBytes | int64 | quote }}
+{{- if include "penstock.embedded" . }}
+- name: PENSTOCK_GATEWAY_URL
+  value: http://{{ include "penstock.fullname" . }}-gateway.{{ .Release.Namespace }}.svc:{{ include "penstock.httpPort" . }}
+- name: PENSTOCK_SIGNING_KEYS
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "penstock.signingSecret" . }}
+      key: keys
+{{- end }}
+{{- end -}}
+
+{{/* Where everybody of ours may go: names and the API server; with an object store elsewhere there too. */}}
+{{- define "penstock.egress" -}}
+# DNS, wherever it is: a cache on the node has no labels to select by. 5353 is OpenShift's.
+- ports:
+    - {protocol: UDP, port: 53}
+    - {protocol: TCP, port: 53}
+    - {protocol: UDP, port: 5353}
+    - {protocol: TCP, port: 5353}
+# The API server.
+- ports:
+    {{- range .Values.networkPolicy.apiServer.ports }}
+    - {protocol: TCP, port: {{ . }}}
+    {{- end }}
+  {{- with .Values.networkPolicy.apiServer.cidrs }}
+  to:
+    {{- range . }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+  {{- end }}
+{{- with .Values.store }}
+{{- if .url }}
+# The object store, wherever it is.
+- ports:
+    - {protocol: TCP, port: {{ regexFind ":[0-9]+(/|$)" (trimPrefix "https:" (trimPrefix "http:" .endpoint)) | trimAll ":/" | default (ternary 80 443 (hasPrefix "http:" .endpoint)) }}}
+{{- end }}
+{{- end }}
+{{- with .Values.networkPolicy.extraEgress }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}

@@ -52,6 +52,10 @@ class Refused(Exception):  # noqa: N818 - an answer
         self.code = code
 
 
+class NoObject(Refused):
+    """There is no such object in a data store."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Where:
     """Which cluster and namespace are meant, as a command line says it.
@@ -148,7 +152,7 @@ async def _connected(where: Where, work: Callable[[Cluster], Awaitable[int]]) ->
     from penstock.kube.credentials import Sessions, find_source  # noqa: PLC0415
     from penstock.kube.transport import Settings, Transport  # noqa: PLC0415
 
-    source = find_source(_environment(), kubeconfig=where.kubeconfig, context=where.context, plugins=True)
+    source = find_source(environment(), kubeconfig=where.kubeconfig, context=where.context, plugins=True)
     if where.user is not None or where.groups or where.uid is not None:
         source = _Impersonating(source, where)
     sessions = Sessions(source, trust_env=True)
@@ -180,7 +184,7 @@ class _Impersonating:
         return replace(self._source.load(), impersonate=who)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The environment for finding credentials: as for kubectl, a kubeconfig goes before a pod's service account."""
     found = dict(os.environ)
     if found.get("KUBECONFIG") or Path("~/.kube/config").expanduser().exists():

@@ -54,33 +54,50 @@ class _Stored(Objects):
         return Path(file.key)
 
 
-def run(where: Where, *, files: Sequence[str], **options: Any) -> int:
-    """Run on a cluster; gives the exit code. The options are those of a local run."""
+def run(where: Where, *, files: Sequence[str], gateway: str | None, token: str | None, **options: Any) -> int:
+    """Run on a cluster; gives the exit code. `gateway` and `token` are for files, `options` those of a local run."""
     documents = local_run.read(files)
     wanted = None if options["pipeline"] else _elsewhere(documents)
-    request = None if wanted else _prepared(documents, None, files=files, **options)
+    request = None if wanted else local_run.prepare(documents=documents, files=files, **options)
+
+    def uploaded(cluster: Cluster, request: RunRequest) -> RunRequest:
+        return _uploaded(cluster, request, where, gateway, token)
 
     async def work(cluster: Cluster) -> int:
         if request is not None:
-            return await _run(cluster, request)
+            return await _run(cluster, uploaded(cluster, request))
         assert wanted is not None  # noqa: S101  # or there is a request
         stored = wanted[0].name, await _stored(cluster, *wanted)
         try:
-            return await _run(cluster, _prepared(documents, stored, files=files, **options))
+            prepared = local_run.prepare(documents=documents, stored=stored, files=files, **options)
+            return await _run(cluster, uploaded(cluster, prepared))
         except click.UsageError as error:
             raise Refused(error.message) from None
 
     return on_cluster(where, work)
 
 
-def _prepared(documents: Sequence[Document], stored: tuple[str, PipelineSpec] | None, **options: Any) -> RunRequest:
-    request = local_run.prepare(documents=documents, stored=stored, **options)
-    if request.files:
-        raise click.UsageError(
-            f'--input "{next(iter(request.files))}": files of this machine need object storage, which this version '
-            "does not have on Kubernetes."
-        )
-    return request
+def _uploaded(
+    cluster: Cluster, request: RunRequest, where: Where, gateway: str | None, token: str | None
+) -> RunRequest:
+    """What is run, with the files of this machine in the data store of its namespace: `uploads/<sha256>/<name>`.
+
+    Raises:
+        Refused: they cannot be brought there.
+    """
+    if not request.files:
+        return request
+    from penstock.cli.gateway_client import find_gateway  # noqa: PLC0415
+    from penstock.cli.stores import ClusterData  # noqa: PLC0415
+
+    namespace = _body(cluster, request)["metadata"]["namespace"]
+    data = ClusterData(find_gateway(where, gateway, token, namespace=namespace))
+    objects = {}
+    for name, path in request.files.items():
+        objects[name], new = data.add_input(path)
+        if not request.quiet:
+            emit(f"input {name} {'uploaded' if new else 'is there already'}: {objects[name]}", err=True)
+    return replace(request, execution=local_run.with_objects(request.execution, objects), files={})
 
 
 def _elsewhere(documents: Sequence[Document]) -> tuple[PipelineRef, str | None] | None:

@@ -1,4 +1,4 @@
-"""`penstock get`: pipelines, deployments and executions of a cluster, as a table or as objects."""
+"""`penstock get`: pipelines, deployments and executions of a cluster, as a table or as objects; and outputs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from penstock.cli.cluster import (
     where_options,
 )
 from penstock.cli.main import OK, complain, emit
+from penstock.cli.options import gateway_options, home_option
 from penstock.kube.resources import EXECUTIONS, Resource
 
 if TYPE_CHECKING:
     from penstock.cli.cluster import Cluster
+
+FORMATS = ("table", "wide", "json", "yaml", "name")
 
 
 @click.command("get")
@@ -32,20 +35,41 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     "-o",
-    type=click.Choice(["table", "wide", "json", "yaml", "name"]),
-    default="table",
-    help="How to print them.",
+    metavar="table|wide|json|yaml|name|FOLDER",
+    help="How to print them; table by default. For outputs, the folder that gets them.",
 )
 @click.option("--selector", "-l", default="", metavar="LABELS", help="Only those with these labels: app=x,tier!=y.")
 @click.option("--all-namespaces", "-A", is_flag=True, help="Of all namespaces.")
 @click.option("--watch", "-w", is_flag=True, help="Go on with what changes until Ctrl-C; one kind at a time.")
+@click.option("--force", is_flag=True, help="Outputs: replace what is in the folder already.")
+@click.option("--local", is_flag=True, help="Outputs: of an execution of this machine.")
+@home_option
+@gateway_options
 @where_options
-def command(where: Where, words: tuple[str, ...], output: str, selector: str, all_namespaces: bool, watch: bool) -> int:
-    """List the objects of a kind, or those that are named.
+def command(
+    where: Where,
+    words: tuple[str, ...],
+    output: str | None,
+    selector: str,
+    all_namespaces: bool,
+    watch: bool,
+    **options: Any,
+) -> int:
+    """List the objects of a kind, or those that are named. Or fetch the outputs of an execution.
 
     KIND is pipelines (pipe), deployments (pdep) or executions (exec), which is what is listed if none is given. Several
     kinds can be named as KIND/NAME.
+
+    `get outputs EXECUTION -o FOLDER` puts each output into FOLDER by its name: files and folders as they are, texts as
+    NAME.txt, other values as NAME.json. Without -o it prints them. --local means an execution of this machine.
     """
+    if words[:1] == ("outputs",):
+        if selector or all_namespaces or watch:
+            raise click.UsageError("get outputs: takes neither --selector, --all-namespaces nor --watch.")
+        from penstock.cli.outputs import get_outputs  # noqa: PLC0415
+
+        return get_outputs(where, words[1:], output, **options)
+    output = _format(output)
     wanted = targets(words) if len(words) > 1 or "/" in "".join(words) else []
     if wanted and (selector or all_namespaces):
         raise click.UsageError("Objects that are named need neither --selector nor --all-namespaces.")
@@ -91,6 +115,21 @@ def command(where: Where, words: tuple[str, ...], output: str, selector: str, al
     if not wanted:
         _kind(words)  # wrong words are told before a cluster is asked
     return on_cluster(where, work)
+
+
+def _format(output: str | None) -> str:
+    """How objects are printed.
+
+    Raises:
+        click.UsageError: there is no such way, or an option is only for outputs.
+    """
+    sources = click.get_current_context().get_parameter_source
+    for name in ("force", "local", "home", "gateway", "token"):
+        if sources(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is for outputs: penstock get outputs EXECUTION.")
+    if output is not None and output not in FORMATS:
+        raise click.UsageError(f'--output "{output}": is none of {", ".join(FORMATS)}.')
+    return output or "table"
 
 
 class _Rows:

@@ -1,4 +1,4 @@
-"""`--input name=value` and `--input name=@file`: text from a command line as values of declared types."""
+"""`--input name=value`: text from a command line as values of declared types, files, URLs and objects."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from penstock.api.base import ValueType
 from penstock.api.pipeline import PipelineInput, PipelineSpec
 from penstock.api.problems import suggest
 from penstock.step.values import Declared, OutputError, RawText, coerce
+from penstock.storage.errors import BadObjectPath
+from penstock.storage.paths import parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +23,26 @@ class GivenInputs:
 
     Attributes:
         values: JSON values by name.
-        files: files and folders by name.
+        files: files and folders of this machine by name.
+        urls: what is fetched first, by name.
+        objects: paths in the data store by name.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    urls: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, str] = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return any(name in given for given in (self.values, self.files, self.urls, self.objects))
 
 
 def parse(spec: PipelineSpec, given: Sequence[str]) -> GivenInputs:
     """Read `name=value` and `name=@file` options.
 
-    A value is read by the declared type of its input: text as it is, other types as JSON. `@file` hands over a file or
-    folder to an input of type file; for other types the value is read from the file. `@@` stands for a leading `@`.
+    A value is read by the declared type of its input: text as it is, other types as JSON. For an input of type file,
+    `@file` hands over a file or folder, a URL what is there, and any other text is the path of an object in the data
+    store. For other types `@file` means that the value is read from the file; `@@` stands for a leading `@`.
 
     Raises:
         click.UsageError: with everything that is wrong.
@@ -47,7 +57,7 @@ def parse(spec: PipelineSpec, given: Sequence[str]) -> GivenInputs:
         elif name not in declared:
             known = f"; it has {', '.join(declared)}." if declared else "; it has no inputs."
             problems.append(f'--input "{name}": the pipeline has no such input{suggest(name, declared) or known}')
-        elif name in found.values or name in found.files:
+        elif name in found:
             problems.append(f'--input "{name}": given twice.')
         else:
             problems += _read(declared[name], text, found)
@@ -59,8 +69,15 @@ def parse(spec: PipelineSpec, given: Sequence[str]) -> GivenInputs:
 def _read(declaration: PipelineInput, text: str, found: GivenInputs) -> list[str]:
     name = declaration.name
     if declaration.type is ValueType.FILE:
+        if text.startswith(("http://", "https://")):
+            found.urls[name] = text
+            return []
         if not text.startswith("@"):
-            return [f'--input "{name}": is a file; write {name}=@PATH.']
+            try:
+                found.objects[name] = "/".join(parts(text))
+            except BadObjectPath as error:
+                return [f'--input "{name}": is a file; write {name}=@FILE for one of this machine ({error}).']
+            return []
         path = Path(text[1:]).expanduser()
         if not path.exists():
             return [f'--input "{name}": there is no file or folder {path}.']

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,19 +107,19 @@ def prepare(
     spec = chosen[1]
     compile_pipeline(spec)
     given = parse(spec, inputs)
-    execution = _with_inputs(execution, given.values)
+    execution = _with_inputs(execution, given.values, given.objects)
     if name is not None:
         execution = execution.model_copy(update={"metadata": _named(execution.metadata, name)})
     if execution.spec.suspend:
         raise click.UsageError(
             "spec.suspend is true, so nothing would be started here; take it out or set it to false."
         )
-    _check_inputs(spec, execution, set(given.files))
+    _check_inputs(spec, execution, {*given.files, *given.urls})
     return RunRequest(
         documents=documents,
         execution=execution,
         pipeline=chosen,
-        files=given.files,
+        files=given.files | _fetched(given.urls),
         source=source or _folder_of(files[0]),
         settings=Settings(home=home, runner=runner, parallel=parallel),
         fresh=new,
@@ -157,13 +158,29 @@ def _choose(
     return execution, one_pipeline(documents, reference.name)
 
 
-def _with_inputs(execution: Execution, values: dict[str, Any]) -> Execution:
-    """The execution with values of the command line, which win over those of the manifest."""
-    kept = [given for given in execution.spec.inputs if given.name not in values]
+def _fetched(urls: dict[str, str]) -> dict[str, Path]:
+    """What URLs lead to, in files that are there until the command ends."""
+    if not urls:
+        return {}
+    from penstock.cli.fetched import fetch  # noqa: PLC0415
+
+    folder = click.get_current_context().with_resource(tempfile.TemporaryDirectory(prefix="penstock-"))
+    return {name: fetch(name, url, Path(folder) / name) for name, url in urls.items()}
+
+
+def _with_inputs(execution: Execution, values: dict[str, Any], objects: dict[str, str]) -> Execution:
+    """The execution with inputs of the command line, which win over those of the manifest."""
+    kept = [given for given in execution.spec.inputs if given.name not in values and given.name not in objects]
     added = [ExecutionInput(name=name, value=value) for name, value in values.items()]
+    added += [ExecutionInput(name=name, object=path) for name, path in objects.items()]
     if not added:
         return execution
     return execution.model_copy(update={"spec": execution.spec.model_copy(update={"inputs": kept + added})})
+
+
+def with_objects(execution: Execution, objects: dict[str, str]) -> Execution:
+    """The execution with objects of the data store as inputs, by name."""
+    return _with_inputs(execution, {}, objects)
 
 
 def _named(metadata: Metadata, name: str) -> Metadata:
@@ -237,13 +254,9 @@ async def _take_up(session: LocalSession, request: RunRequest, shown: list[View]
     """The uid of what is run, and for an interrupted execution whether the files beside the manifest have changed."""
     name, spec = request.pipeline
     revision = session.revision(name, spec) if name else None
-    added = [
-        ExecutionInput(name=given, object=session.objects.add_input(path)) for given, path in request.files.items()
-    ]
-    kept = [given for given in request.execution.spec.inputs if given.name not in request.files]
-    execution = request.execution
-    if added:
-        execution = execution.model_copy(update={"spec": execution.spec.model_copy(update={"inputs": kept + added})})
+    execution = with_objects(
+        request.execution, {given: session.objects.add_input(path) for given, path in request.files.items()}
+    )
     source = scan(request.source, session.home.root)
     if source is None:
         complain(

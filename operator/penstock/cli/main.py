@@ -31,9 +31,11 @@ COMMANDS = {
     "graph": ("penstock.cli.graph", "Draw the graph of a pipeline as text or Mermaid."),
     "schema": ("penstock.cli.schema", "Print the JSON Schema of manifests, for editors."),
     "operator": ("penstock.cli.operator", "Run the operator on a Kubernetes cluster."),
-    "gateway": ("penstock.cli.gateway", "Serve the files of a folder store by signed URLs."),
+    "gateway": ("penstock.cli.gateway", "Serve people's files on a cluster, and a folder store."),
+    "data": ("penstock.cli.data", "Put, get, list and remove your own files, here or on a cluster."),
+    "gc": ("penstock.cli.gc", "Remove old executions of this machine, and what only they need."),
     "apply": ("penstock.cli.apply", "Put manifests onto a cluster."),
-    "get": ("penstock.cli.get", "List pipelines, deployments and executions of a cluster."),
+    "get": ("penstock.cli.get", "List pipelines, deployments and executions; fetch outputs."),
     "describe": ("penstock.cli.describe", "Show all about an object of a cluster."),
     "logs": ("penstock.cli.logs", "Print what steps of an execution on a cluster have printed."),
     "cancel": ("penstock.cli.change:cancel", "Cancel executions on a cluster."),
@@ -68,7 +70,7 @@ class LazyGroup(click.Group):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             order = _reordered(given)
-            if order is None:
+            if order is None or error.possibilities:  # one of ours, misspelt
                 raise
             ctx.fail(f"No such option: {error.option_name}. Options of a command stand after its name: {order}")
 
@@ -149,9 +151,13 @@ def _explain(error: Exception) -> int:
     if isinstance(error, InvalidManifest):
         complain(str(error))
         return USAGE
+    from penstock.cli.cluster import Refused  # noqa: PLC0415
     from penstock.controller.ports import Halt, Transient  # noqa: PLC0415
     from penstock.local.home import BadObjectPath, LocalError, NameTaken, NotFound  # noqa: PLC0415
 
+    if isinstance(error, Refused):
+        complain(str(error))
+        return error.code
     if isinstance(error, NameTaken | NotFound | BadObjectPath):  # of what was given: nothing was started
         complain(str(error))
         return USAGE

@@ -78,6 +78,9 @@ def _commands() -> str:
                 raise LookupError(name)
             with click.Context(command, info_name=name, parent=context) as inner:
                 parts += [f"## penstock {name}", "", "```text", command.get_help(inner), "```", ""]
+                for below, part in command.commands.items() if isinstance(command, click.Group) else ():
+                    with click.Context(part, info_name=below, parent=inner) as deeper:
+                        parts += [f"### penstock {name} {below}", "", "```text", part.get_help(deeper), "```", ""]
     return "\n".join(line.rstrip() for line in "\n".join(parts).splitlines()) + "\n"
 
 

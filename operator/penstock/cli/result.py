@@ -40,15 +40,18 @@ def print_result(execution: dict[str, Any], output: str, objects: Objects) -> No
     outputs = status.get("outputs", [])
     width = max((len(entry["name"]) for entry in outputs), default=0)
     for entry in outputs:
-        emit(f"  {entry['name']:<{width}}  {_shown(load_value(entry), objects)}")
+        emit(f"  {entry['name']:<{width}}  {shown(load_value(entry), objects.path)}")
 
 
-def _shown(value: Any, objects: Objects) -> str:
+def shown(value: Any, place_of: Callable[[File], Path]) -> str:
+    """A value on one line for people; of a file, where it is and how large."""
     if isinstance(value, File):
-        path = objects.path(value)
+        path = place_of(value)
         with contextlib.suppress(ValueError):
             path = path.relative_to(Path.cwd())
         return f"{path} ({'folder, ' if value.folder else ''}{value.size:,} bytes)"
+    if isinstance(value, list) and any(isinstance(item, File) for item in value):
+        return ", ".join("none" if item is None else shown(item, place_of) for item in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -258,11 +257,6 @@ class _Upload:
         self._checks.hold()
         assert self._writer is not None  # noqa: S101 - for mypy
         return self._writer.commit()
-
-
-def application(store: FolderStore, keys: SigningKeys) -> Starlette:
-    """What `penstock gateway` serves."""
-    return Starlette(routes=Files(store, keys).routes())
 
 
 def _length(request: Request) -> int | None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.engine.types import File
@@ -20,6 +22,25 @@ from penstock.storage import errors, paths
 
 _DATA = "data/"
 _UPLOADS = "uploads"
+LEFT_BY_COPIES = _NEW = ".new-"
+"""What the names of unfinished copies begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataEntry:
+    """An object in the data store, as a listing has it.
+
+    Attributes:
+        path: where it is.
+        size: bytes of its content.
+        modified: when it was written, seconds since the epoch.
+        folder: whether it is a folder.
+    """
+
+    path: str
+    size: int
+    modified: float
+    folder: bool
 
 
 class Objects:
@@ -102,6 +123,99 @@ class Objects:
             )
         return _describe(found, _DATA + "/".join(_parts(path, place)))
 
+    def list_data(self, prefix: str = "") -> Iterator[DataEntry]:
+        """The objects in a folder of the data store and below, in the order of their paths.
+
+        A folder that cannot be written is one object: what is put and uploaded here is. One that can be written holds
+        objects.
+
+        Args:
+            prefix: path of the folder; empty: all.
+
+        Raises:
+            BadObjectPath: the path does not name a place inside the data store.
+        """
+        top = self._home.datastore
+        at = self._data_path(prefix, "PATH") if prefix.strip("/") else top
+        if at.is_dir() and (at == top or not _is_object(at)):
+            yield from _entries(at, top)
+
+    def put_data(self, source: Path, path: str) -> File:
+        """Copy a file or folder into the data store, as one object; what was at the path is replaced.
+
+        Args:
+            source: what to copy.
+            path: where to.
+
+        Raises:
+            BadObjectPath: no object can be at the path.
+            NotFound: there is no such file or folder, or it cannot be read.
+            StoreFull: there is no space left.
+        """
+        target = self._data_path(path, "PATH")
+        key = "/".join(_parts(path, "PATH"))
+        for part in [*target.relative_to(self._home.datastore).parents][:-1]:
+            above = self._home.datastore / part
+            if above.exists() and (not above.is_dir() or _is_object(above)):
+                raise BadObjectPath(f"{path!r}: {part.as_posix()!r} is an object already, so nothing can be below it")
+        if target.is_dir() and not _is_object(target):
+            raise BadObjectPath(f"{path!r} is a folder that holds objects; name a path in it, or remove them first")
+        try:
+            with tempfile.TemporaryDirectory(dir=self._home.datastore, prefix=_NEW) as scratch:
+                copy = Path(scratch) / "new"
+                _copy_tree(source, copy)
+                found = _describe(copy, _DATA + key)
+                _freeze(copy)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_dir() or (target.exists() and copy.is_dir()):
+                    _move(target, Path(scratch) / "old")
+                _move(copy, target)
+                _thaw(Path(scratch))
+        except OSError as error:
+            if is_full(error):
+                raise full_disk(self._home.root) from error
+            raise NotFound(f"{error.filename or source}: {error.strerror or error}; check its permissions") from error
+        return found
+
+    def delete_data(self, path: str) -> None:
+        """Remove an object from the data store, and folders that become empty.
+
+        Raises:
+            NotFound: it is not there.
+            BadObjectPath: the path does not name an object.
+        """
+        found = self._data_path(path, "PATH")
+        if not found.exists():
+            raise NotFound(f"there is no object {path!r} in the data store")
+        if found.is_dir() and not _is_object(found):
+            raise BadObjectPath(
+                f"{path!r} is a folder that holds objects; to remove them all, name {path.rstrip('/')}/**"
+            )
+        _remove(found)
+        for folder in found.parents:
+            if folder == self._home.datastore:
+                break
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+    def copy_out(self, file: File, target: Path) -> None:
+        """Copy a file or folder out of the store, once it is certain that it is what was recorded.
+
+        Args:
+            file: what to copy.
+            target: where to; must not exist.
+
+        Raises:
+            NotFound: it is gone, or is something else by now.
+            OSError: it cannot be written.
+        """
+        if not self.verify(file):
+            raise NotFound(f"{self.path(file)}: is gone, or was changed since it was taken in")
+        _copy_tree(self.path(file), target)
+        _thaw(target)
+
     def add_input(self, path: Path) -> str:
         """Copy a user's file or folder into the data store, by content: the same content is stored once.
 
@@ -127,7 +241,7 @@ class Objects:
         known = _describe(path, name).sha256
         if not (uploads / known / name).exists():
             uploads.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=uploads, prefix=".new-") as scratch:
+            with tempfile.TemporaryDirectory(dir=uploads, prefix=_NEW) as scratch:
                 copy = Path(scratch) / name
                 _copy_tree(path, copy)
                 known = _describe(copy, name).sha256  # of what was copied: the original may have changed meanwhile
@@ -149,7 +263,7 @@ class Objects:
         return found
 
     def _copy(self, source: Path, target: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as scratch:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=_NEW) as scratch:
             copy = Path(scratch) / target.name
             _copy_tree(source, copy)
             _rename(copy, target)
@@ -187,6 +301,63 @@ def _rename(source: Path, target: Path) -> bool:
             raise
         _remove(source)
     return True
+
+
+def _is_object(folder: Path) -> bool:
+    """Whether a folder of the data store is one object, and not one that holds objects."""
+    return not folder.stat().st_mode & stat.S_IWUSR
+
+
+def _entries(folder: Path, top: Path) -> Iterator[DataEntry]:
+    with os.scandir(folder) as found:
+        # A folder's objects come where its name with a slash belongs, as in an object store.
+        entries = sorted(found, key=lambda entry: os.fsencode(entry.name + ("/" if entry.is_dir() else "")))
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.name.startswith(_NEW) or not path.resolve().is_relative_to(top.resolve()) or not path.exists():
+            continue
+        if path.is_dir() and not _is_object(path):
+            yield from _entries(path, top)
+        elif path.is_dir() or path.is_file():
+            size, _ = usage(path)
+            yield DataEntry(path.relative_to(top).as_posix(), size, path.stat().st_mtime, path.is_dir())
+
+
+def usage(path: Path) -> tuple[int, int]:
+    """Bytes and number of the files and links in a folder, or of a file. What cannot be read does not count."""
+    if not path.is_dir() or path.is_symlink():
+        return path.lstat().st_size, 1
+    size = count = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                size += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - there may be very many
+            except FileNotFoundError:
+                continue
+            count += 1
+    return size, count
+
+
+def _move(path: Path, target: Path) -> None:
+    """Rename; a folder that cannot be written can only be moved while it can: its `..` changes."""
+    if path.is_dir() and not path.is_symlink():
+        mode = path.stat().st_mode
+        path.chmod(mode | stat.S_IWUSR)
+        path.rename(target)
+        target.chmod(mode)
+    else:
+        path.replace(target)
+
+
+def _thaw(path: Path) -> None:
+    """Give the right to write back."""
+    for folder, _, names in os.walk(path):
+        for name in ("", *names):
+            place = Path(folder) / name
+            if not place.is_symlink():
+                place.chmod(place.stat().st_mode | stat.S_IWUSR)
+    if not path.is_dir():
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
 def _copy_tree(source: Path, target: Path) -> None:

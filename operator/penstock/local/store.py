@@ -435,8 +435,9 @@ class Cache:
         self._db = database
         self._objects = objects
 
-    async def lookup(self, fingerprint: str) -> CacheEntry | None:
-        """See `controller.ports.CacheStore`."""
+    async def lookup(self, namespace: str, fingerprint: str) -> CacheEntry | None:
+        """See `controller.ports.CacheStore`. A home is one namespace."""
+        del namespace
         row = self._db.row("SELECT * FROM cache WHERE fingerprint = ?", fingerprint)
         if row is None:
             return None
@@ -445,8 +446,9 @@ class Cache:
             return None
         return CacheEntry(fingerprint, outputs, row["created_at"], row["execution"])
 
-    async def remember(self, entry: CacheEntry) -> None:
+    async def remember(self, namespace: str, entry: CacheEntry) -> None:
         """See `controller.ports.CacheStore`."""
+        del namespace
         outputs = _dump(dump_values(entry.outputs))
         self._db.execute(
             "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?)",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.engine.types import File
-from penstock.storage.errors import NotFound
+from penstock.storage.errors import NotFound, StoreRefused
 from penstock.storage.objects import Content, Download, SignedRequest, Stat, Store
 from penstock.storage.paths import DATA, check_namespace, data_key, expand, file_key, meta_key, parts
 
@@ -149,6 +149,30 @@ class DataStore:
     async def upload_link(self, path: str, seconds: int) -> SignedRequest:
         """A request with which anyone may write the object, for so long."""
         return (await self._store.sign("PUT", [data_key(self._namespace, path)], seconds))[0]
+
+    async def record(
+        self, path: str, *, sha256: str, size: int, folder: bool = False, etag: str | None = None
+    ) -> DataObject:
+        """Note what an object is that was written with an upload link: until then nobody knows its digest.
+
+        Args:
+            path: where it is.
+            sha256: digest of its content.
+            size: bytes of its content.
+            folder: whether it is the archive of a folder.
+            etag: what the store answered to the upload; None: that is not known.
+
+        Raises:
+            NotFound: it is not there.
+            StoreRefused: what is there is something else: somebody has written it meanwhile.
+        """
+        with _named(path):
+            stat = await self._store.head(data_key(self._namespace, path))
+        if (etag is not None and etag != stat.etag) or (not folder and size != stat.size):
+            raise StoreRefused(
+                f"{path!r} is not what was uploaded: somebody else has written it meanwhile; put it again"
+            )
+        return await self._describe(path, stat, sha256=sha256, size=size, folder=folder)
 
     async def publish(self, file: File, pattern: str, *, execution_id: str, now: float) -> DataObject:
         """Copy what an execution gave to a path of the data store.

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from penstock.engine.types import AttemptId, File
 from penstock.storage.multipart import MAX_OBJECT, part_sizes
 from penstock.storage.objects import SignedRequest, Store
-from penstock.storage.paths import file_key, output_key
+from penstock.storage.paths import DATA, file_key, output_key, parts
 from penstock.storage.sigv4 import Signer
 
 VERSION = 1
@@ -110,6 +110,42 @@ async def make_plan(
     ]
     uploads = await _begin(store, namespace, wanted)
     return await _sign(store, namespace, entries, wanted, uploads, seconds)
+
+
+async def person_plan(
+    store: Store,
+    *,
+    namespace: str,
+    downloads: Mapping[str, File | Sequence[File | None]],
+    uploads: Sequence[tuple[str, str, int]],
+    seconds: int,
+) -> Plan:
+    """A plan for a person's own transfers, in the form of an attempt's: the same code carries it out.
+
+    Args:
+        store: the store.
+        namespace: whose files.
+        downloads: files by the name that the plan gives them.
+        uploads: for each object that is to be written its name in the plan, its path in the data store, and how large
+            it may be.
+        seconds: how long it is to be valid, see `make_plan`.
+
+    Raises:
+        BadObjectPath: a file is not of this namespace, or a path is none.
+        StoreUnavailable: the store does not answer.
+        StoreRefused: the store refuses.
+    """
+    entries = [entry for name, value in downloads.items() for entry in _input_entries(name, value)]
+    wanted: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "key": "/".join((DATA, *parts(path))),
+            "max_bytes": min(size, _room(store, len(uploads))),
+            "max_files": None,
+        }
+        for name, path, size in uploads
+    ]
+    return await _sign(store, namespace, entries, wanted, await _begin(store, namespace, wanted), seconds)
 
 
 async def renew_plan(store: Store, namespace: str, plan: Plan, seconds: int) -> Plan:

@@ -14,6 +14,7 @@ from integration.cli.support import Cli, Ended, execution, pipeline
 COMMANDS = (
     ("get",),
     ("get", "pipe", "x"),
+    ("get", "outputs", "x"),
     ("describe", "exec", "x"),
     ("logs", "x"),
     ("cancel", "x"),
@@ -199,9 +200,10 @@ def test_a_namespace_that_is_not_that_of_the_manifest_is_refused_before_anything
         assert 'metadata.namespace is "a", but --namespace says "b"' in one_paragraph(ended)
 
 
-def test_a_file_of_this_machine_cannot_go_to_a_cluster(cli: Cli) -> None:
+def test_a_file_of_this_machine_needs_a_gateway_before_anything_is_done(cli: Cli) -> None:
     step = {"name": "s", "image": "any", "script": "true", "inputs": [{"name": "t", "from": "inputs.table"}]}
     cli.write("file.yaml", pipeline("f", [step], inputs=[{"name": "table", "type": "file"}]))
-    ended = call(cli, "run", "--cluster", "file.yaml", "--input", "table=@p.yaml")
+    config = kubeconfig(cli, "http://127.0.0.1:9")
+    ended = call(cli, "run", "--cluster", "file.yaml", "--input", "table=@p.yaml", "--kubeconfig", config)
     assert ended.code == 2
-    assert '--input "table": files of this machine need object storage' in ended.err
+    assert "--gateway URL or PENSTOCK_GATEWAY" in one_paragraph(ended)

@@ -376,7 +376,7 @@ def test_it_lives(gateway: Gateway) -> None:
     ("environ", "message"),
     [
         ({}, "PENSTOCK_STORE_URL is not set"),
-        ({"PENSTOCK_STORE_URL": "s3://bucket"}, "pods reach this store themselves"),
+        ({"PENSTOCK_STORE_URL": "s3://bucket", "PENSTOCK_STORE_ENDPOINT": "ftp://x"}, "PENSTOCK_STORE_ENDPOINT: "),
         ({"PENSTOCK_STORE_URL": "file:///tmp/a"}, "PENSTOCK_SIGNING_KEYS is not set"),
         ({"PENSTOCK_STORE_URL": "file:///proc/a", "PENSTOCK_SIGNING_KEYS": "a:" + "ab" * 32}, "file:///proc/a: "),
     ],
