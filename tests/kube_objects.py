@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from builders import literal, pipeline
-from penstock.engine.types import AttemptId, Identity, StartAttempt, Value
+from penstock.engine.types import AttemptId, File, Identity, StartAttempt, Value
 from penstock.kube.manifests import Attempt, pod, prepare
 from penstock.kube.transports import PodSettings
 
@@ -33,7 +33,9 @@ def start(
 
 
 def _json(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, bool, list, dict, type(None))) else "a file"
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    return "a file" if isinstance(value, File) else value
 
 
 def an_attempt(settings: PodSettings = SETTINGS, **fields: Any) -> Attempt:

@@ -26,7 +26,7 @@ from e2e.operator_fixtures import API, Place, execution
 pytest_plugins = ["e2e.operator_fixtures"]
 
 EXAMPLES = REPOSITORY / "examples"
-# Files and the cache of steps come to clusters with object storage; all of these need one of the two.
+# These need an object store, for files or the cache; test_operator_file_examples.py has them.
 NOT_YET = frozenset(
     {
         "cache.yaml",

@@ -298,7 +298,7 @@ class Controller:
             if not plan.lookups:
                 return work
             for fingerprint in plan.lookups:
-                cache[fingerprint] = await self.cache.lookup(fingerprint)
+                cache[fingerprint] = await self.cache.lookup(held.state.identity.namespace, fingerprint)
 
     async def _apply(self, key: str, held: Held, work: _Work) -> None:
         """Starts, one write of the status, stops, cache entries: see `Plan` for why in this order."""
@@ -316,4 +316,4 @@ class Controller:
         if work.ended:
             await self.attempts.recorded(key, work.ended)
         for entry in work.remember:
-            await self.cache.remember(entry)
+            await self.cache.remember(held.state.identity.namespace, entry)

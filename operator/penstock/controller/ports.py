@@ -99,12 +99,12 @@ class Attempts(Protocol):
 
 
 class CacheStore(Protocol):
-    """Earlier successes by fingerprint."""
+    """Earlier successes by fingerprint. No namespace gets another's: files are of one."""
 
-    async def lookup(self, fingerprint: str) -> CacheEntry | None:
+    async def lookup(self, namespace: str, fingerprint: str) -> CacheEntry | None:
         """The newest entry, or None."""
 
-    async def remember(self, entry: CacheEntry) -> None:
+    async def remember(self, namespace: str, entry: CacheEntry) -> None:
         """Keep an entry; replaces an older one with the same fingerprint."""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from penstock.controller.ports import Halt, Transient
 from penstock.engine.types import CacheEntry
 from penstock.storage.cache import ObjectCache
 from penstock.storage.errors import StoreFull, StoreRefused, StoreUnavailable
+from penstock.storage.objects import Store
 
 _REFUSED_SECONDS = 60.0
 
@@ -35,18 +36,20 @@ class StoredCache:
     """`ports.CacheStore` on an object store.
 
     Args:
-        cache: the entries.
+        store: where entries are, those of each namespace for itself.
+        words: turns the store's errors into those of `ports`.
     """
 
-    def __init__(self, cache: ObjectCache) -> None:
-        self._cache = cache
+    def __init__(self, store: Store, words: Callable[[], AbstractContextManager[None]] = in_ports_words) -> None:
+        self._store = store
+        self._words = words
 
-    async def lookup(self, fingerprint: str) -> CacheEntry | None:
+    async def lookup(self, namespace: str, fingerprint: str) -> CacheEntry | None:
         """See `ports.CacheStore`."""
-        with in_ports_words():
-            return await self._cache.lookup(fingerprint)
+        with self._words():
+            return await ObjectCache(self._store, namespace).lookup(fingerprint)
 
-    async def remember(self, entry: CacheEntry) -> None:
+    async def remember(self, namespace: str, entry: CacheEntry) -> None:
         """See `ports.CacheStore`."""
-        with in_ports_words():
-            await self._cache.remember(entry)
+        with self._words():
+            await ObjectCache(self._store, namespace).remember(entry)

@@ -2,7 +2,7 @@
 
 Starts, stops and ends what `manifests` describes, and turns what is seen of Pods and Jobs into news as `outcomes`
 judges it. Nothing here decides about executions. Three writes an attempt: its Job, its Pod, the Job's end; a ConfigMap
-more where inputs do not fit the Pod's annotations.
+more where inputs do not fit the Pod's annotations, and a Secret where there are files.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence, Set
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from penstock.controller.contract import CannotStart
 from penstock.controller.ports import Clock, Transient
@@ -21,70 +21,20 @@ from penstock.engine.reasons import Reason
 from penstock.engine.types import AttemptId, AttemptPhase, Identity, Observation, StartAttempt, StopAttempt
 from penstock.kube import manifests, names, outcomes, podstate, trimming
 from penstock.kube.client import Client
+from penstock.kube.ending import Ending
 from penstock.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, TooLarge, port_error
+from penstock.kube.files import Transfers
+from penstock.kube.looks import Look, NeedsLog
 from penstock.kube.resources import CONFIG_MAPS, JOBS, PODS
+from penstock.kube.runs import Found, Owner, Run
 from penstock.kube.transports import PodSettings
-from penstock.step.values import Declared, JsonObject
+from penstock.step.values import JsonObject
 
 log = logging.getLogger(__name__)
 
 REFUSED_SECONDS = 5.0
 """How long to wait before asking again for what a quota or an admission controller refused."""
 _OVER = frozenset({AttemptPhase.ENDED, AttemptPhase.LOST})
-
-
-class Owner(Protocol):
-    """Tells of executions."""
-
-    def identity(self, key: str) -> Identity | None:
-        """Who an execution is; None if it is not known (any more)."""
-
-    def pipeline_name(self, key: str) -> str:
-        """Name of its pipeline; empty where it has a pipeline of its own."""
-
-    def declared(self, key: str, step: str) -> Sequence[Declared]:
-        """The outputs that a step of it declares."""
-
-    def awaits(self, key: str, attempt: AttemptId) -> bool:
-        """Whether its stored status says that the server had not taken an attempt yet."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """An attempt between being asked for and the record of its end."""
-
-    key: str
-    id: AttemptId
-    identity: Identity
-    declared: Sequence[Declared]
-    asked_at: float
-    start: StartAttempt | None = None
-    pod: JsonObject | None = None
-    job: JsonObject | None = None
-    gone: bool = False
-    log: str | None = None
-    seen: Observation | None = None
-    timer: asyncio.TimerHandle | None = None
-    busy: bool = False
-    replaced: str = ""
-
-    @property
-    def name(self) -> str:
-        """Name of its Job, and of a Pod that we make."""
-        return names.object_name(self.identity, self.id)
-
-    @property
-    def pod_name(self) -> str:
-        """Name of its Pod; those of ordinary Jobs are named by the Job controller."""
-        return self.name if self.pod is None else str(self.pod["metadata"]["name"])
-
-
-@dataclass(slots=True)
-class _Found:
-    """What a list has of an attempt that nobody has asked about yet."""
-
-    pod: JsonObject | None = None
-    job: JsonObject | None = None
 
 
 class KubeAttempts:
@@ -96,19 +46,28 @@ class KubeAttempts:
         owner: tells of executions.
         clock: the time.
         notify: called with an execution's uid when there is news of its attempts, and whether one has ended.
+        transfers: plans of transfers; None where there is no object store.
     """
 
     def __init__(
-        self, client: Client, settings: PodSettings, owner: Owner, clock: Clock, notify: Callable[[str, bool], None]
+        self,
+        client: Client,
+        settings: PodSettings,
+        owner: Owner,
+        clock: Clock,
+        notify: Callable[[str, bool], None],
+        transfers: Transfers | None = None,
     ) -> None:
         self._client = client
+        self._transfers = transfers
         self._settings = settings
         self._owner = owner
         self._clock = clock
         self._notify = notify
-        self._runs: dict[str, dict[AttemptId, _Run]] = {}
+        self._ending = Ending(client, managed=settings.managed)
+        self._runs: dict[str, dict[AttemptId, Run]] = {}
         self._news: dict[str, dict[AttemptId, Observation]] = {}
-        self._found: dict[str, dict[AttemptId, _Found]] = {}
+        self._found: dict[str, dict[AttemptId, Found]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # Images that name root or a user without a number, as kubelets have said.
         self._nameless: set[str] = set()
@@ -129,7 +88,7 @@ class KubeAttempts:
         if identity is None or (run is not None and run.start is not None):
             return
         if run is None:
-            run = _Run(key, start.id, identity, self._owner.declared(key, start.id.step), self._clock.now())
+            run = Run(key, start.id, identity, self._owner.declared(key, start.id.step), self._clock.now())
             self._runs.setdefault(key, {})[start.id] = run
         run.start = start
         if run.pod is not None or run.gone:
@@ -147,7 +106,7 @@ class KubeAttempts:
             return
         try:
             if run.pod is None or not podstate.has_node(run.pod):
-                await self._end_without_node(run)
+                await self._ending.without_node(run)
                 self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=stop.reason, message="never began"))
             else:
                 await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
@@ -170,14 +129,16 @@ class KubeAttempts:
             self._news.get(key, {}).pop(attempt, None)
             run = self._runs.get(key, {}).get(attempt)
             if run is None:
-                there = found.get(attempt, _Found())
-                run = _Run(key, attempt, identity, self._owner.declared(key, attempt.step), self._clock.now())
+                there = found.get(attempt, Found())
+                run = Run(key, attempt, identity, self._owner.declared(key, attempt.step), self._clock.now())
                 run.pod, run.job = there.pod, there.job
                 awaited = self._owner.awaits(key, attempt)
                 run.gone = there.pod is None and there.job is not None and self._settings.managed and not awaited
                 self._runs.setdefault(key, {})[attempt] = run
                 if awaited and there.pod is None:
                     continue  # nothing of it may be there, and it is asked for again
+                if self._transfers is not None and there.pod is not None and podstate.transfers(there.pod):
+                    self._transfers.take_up(identity, attempt)
             if run.pod is not None or run.gone or run.start is None:
                 run.seen = None
                 self._judge(run)
@@ -211,7 +172,7 @@ class KubeAttempts:
                 run.seen = Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.CANCELLED), message=message)
             self._spawn(self._conclude_once(run))
 
-    async def _conclude_once(self, run: _Run) -> None:
+    async def _conclude_once(self, run: Run) -> None:
         try:
             await self._conclude(run)
         except (ApiError, PortConflict, Transient) as error:
@@ -268,7 +229,7 @@ class KubeAttempts:
             if pod or job:
                 self._judge(run)
 
-    def _of(self, body: JsonObject) -> tuple[_Run | None, _Found | None]:
+    def _of(self, body: JsonObject) -> tuple[Run | None, Found | None]:
         labels = body["metadata"].get("labels", {})
         attempt, key = names.attempt_of(labels), labels.get(names.EXECUTION_UID, "")
         if attempt is None or self._owner.identity(key) is None:
@@ -276,11 +237,11 @@ class KubeAttempts:
         run = self._runs.get(key, {}).get(attempt)
         if run is not None or key in self._runs:
             return run, None
-        return None, self._found.setdefault(key, {}).setdefault(attempt, _Found())
+        return None, self._found.setdefault(key, {}).setdefault(attempt, Found())
 
-    async def _list(self, key: str, identity: Identity) -> dict[AttemptId, _Found]:
+    async def _list(self, key: str, identity: Identity) -> dict[AttemptId, Found]:
         """All attempts of one execution that the server has objects of."""
-        found: dict[AttemptId, _Found] = {}
+        found: dict[AttemptId, Found] = {}
         labels = f"{names.EXECUTION_UID}={key}"
         try:
             pods = await self._client.list(PODS, namespace=identity.namespace, labels=labels, keep=lambda body: body)
@@ -289,54 +250,59 @@ class KubeAttempts:
             raise port_error(error) from error
         for body in pods.items:
             if (attempt := names.attempt_of(body["metadata"].get("labels", {}))) is not None:
-                found.setdefault(attempt, _Found()).pod = trimming.pod(body)
+                found.setdefault(attempt, Found()).pod = trimming.pod(body)
         for body in jobs.items:
             if (attempt := names.attempt_of(body["metadata"].get("labels", {}))) is not None:
-                found.setdefault(attempt, _Found()).job = trimming.job(body)
+                found.setdefault(attempt, Found()).job = trimming.job(body)
         return found
 
     # Starting
 
-    async def _create(self, run: _Run) -> None:
+    async def _create(self, run: Run) -> None:
         """Create what an attempt consists of; what is there already is ours, because names are deterministic."""
         if run.start is None:
             return
         try:
             attempt = manifests.prepare(run.start, run.identity, self._owner.pipeline_name(run.key), self._settings)
         except CannotStart as error:
-            self._tell(
-                run,
-                Observation(
-                    run.id, AttemptPhase.ENDED, exit_code=error.exit_code, reason=str(error.reason), message=str(error)
-                ),
-            )
+            self._tell_cannot(run, error)
             return
         if self._settings.run_as_user is None and attempt.image in self._nameless:
             attempt = replace(attempt, settings=replace(self._settings, run_as_user=manifests.NAMELESS_USER))
         try:
-            run.job = trimming.job(await self._job(run, manifests.job(attempt)))
+            made, again = await self._job(run, manifests.job(attempt))
+            run.job = trimming.job(made)
             uid = run.job["metadata"]["uid"]
             suspended = self._settings.managed and run.job["spec"].get("suspend")
             values = None if suspended else manifests.config_map(attempt, job_uid=uid)
             if values is not None:
                 await self._make(CONFIG_MAPS, values)
+            if self._transfers is not None and attempt.transport.files and not suspended:
+                await self._transfers.begin(attempt, job_uid=uid, again=again)
             if self._settings.managed and not suspended:
-                made = await self._make(PODS, manifests.pod(attempt, job_uid=uid))
-                if made is not None and run.pod is None:  # it may go before any watch has shown it
-                    run.pod = trimming.pod(made)
+                pod = await self._make(PODS, manifests.pod(attempt, job_uid=uid))
+                if pod is not None and run.pod is None:  # it may go before any watch has shown it
+                    run.pod = trimming.pod(pod)
+        except CannotStart as error:
+            self._tell_cannot(run, error)
         except (Forbidden, Invalid, TooLarge) as error:
             self._refused(run, error)
         except ApiError as error:
             raise port_error(error) from error
 
-    async def _job(self, run: _Run, body: JsonObject) -> JsonObject:
+    def _tell_cannot(self, run: Run, error: CannotStart) -> None:
+        code, reason = error.exit_code, str(error.reason)
+        self._tell(run, Observation(run.id, AttemptPhase.ENDED, exit_code=code, reason=reason, message=str(error)))
+
+    async def _job(self, run: Run, body: JsonObject) -> tuple[JsonObject, bool]:
+        """Create the Job; returns it, and whether it was there already."""
         try:
-            return await self._client.create(JOBS, body)
+            return await self._client.create(JOBS, body), False
         except AlreadyExists:
             there = await self._client.get(JOBS, run.name, run.identity.namespace)
             owners = there["metadata"].get("ownerReferences", ())
             if any(owner["uid"] == run.key for owner in owners):
-                return there
+                return there, True
             raise Invalid(f'there is a Job "{run.name}" that is not of this execution; delete it', status=409) from None
 
     async def _make(self, resource: Any, body: JsonObject) -> JsonObject | None:
@@ -344,7 +310,7 @@ class KubeAttempts:
             return await self._client.create(resource, body)
         return None
 
-    def _refused(self, run: _Run, error: ApiError) -> None:
+    def _refused(self, run: Run, error: ApiError) -> None:
         """The server does not take an object: for good, or until a quota has room again."""
         now = self._clock.now()
         timeout = None if run.start is None else run.start.timeout_seconds
@@ -361,11 +327,11 @@ class KubeAttempts:
             )
             run.timer = asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._try_again, run)
 
-    def _try_again(self, run: _Run) -> None:
+    def _try_again(self, run: Run) -> None:
         run.timer = None
         self._spawn(self._create_again(run))
 
-    async def _create_again(self, run: _Run) -> None:
+    async def _create_again(self, run: Run) -> None:
         try:
             await self._create(run)
         except Transient as error:
@@ -373,7 +339,7 @@ class KubeAttempts:
 
     # Judging
 
-    def _judge(self, run: _Run) -> None:
+    def _judge(self, run: Run) -> None:
         """See what an attempt's objects say now, and tell if it is something new."""
         refused = run.seen is not None and run.seen.reason == Reason.REFUSED
         if refused and run.pod is None and not run.gone and run.timer is not None:
@@ -381,7 +347,7 @@ class KubeAttempts:
         if run.timer is not None:
             run.timer.cancel()
             run.timer = None
-        look = outcomes.Look(
+        look = Look(
             id=run.id,
             pod=run.pod,
             job=run.job,
@@ -408,7 +374,7 @@ class KubeAttempts:
             return
         self._tell(run, seen.observation)
 
-    def _tell(self, run: _Run, seen: Observation) -> None:
+    def _tell(self, run: Run, seen: Observation) -> None:
         over = run.seen is not None and run.seen.phase in _OVER
         if over or run.seen == seen:
             return
@@ -416,7 +382,7 @@ class KubeAttempts:
         self._news.setdefault(run.key, {})[run.id] = seen
         self._notify(run.key, seen.phase in _OVER)
 
-    async def _read_log(self, run: _Run, needs: outcomes.NeedsLog, at: float | None) -> None:
+    async def _read_log(self, run: Run, needs: NeedsLog, at: float | None) -> None:
         """Read what a judgement needs, now or at a moment; an unreadable log is an empty one."""
         try:
             if at is not None:
@@ -432,7 +398,7 @@ class KubeAttempts:
             run.busy = False
         self._judge(run)
 
-    def _name_user(self, run: _Run, pod: JsonObject, seen: Observation) -> bool:
+    def _name_user(self, run: Run, pod: JsonObject, seen: Observation) -> bool:
         """Try again with a user where the image names none that may run; False if that was tried."""
         images = [each.get("image", "") for each in pod["spec"]["containers"] if each["name"] == names.STEP_CONTAINER]
         if pod["spec"]["runAsUser"] is not None:
@@ -445,7 +411,7 @@ class KubeAttempts:
             self._tell(run, replace(seen, reason=str(Reason.DISRUPTED)))
         return True
 
-    async def _replace(self, run: _Run) -> None:
+    async def _replace(self, run: Run) -> None:
         """Make the pod of an attempt anew, none of whose containers that matter has begun."""
         run.pod = None
         try:
@@ -456,7 +422,7 @@ class KubeAttempts:
             message = f"its pod could not be made again with a user: {error.message}"
             self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.DISRUPTED), message=message))
 
-    async def _end_what_runs_on(self, run: _Run) -> None:
+    async def _end_what_runs_on(self, run: Run) -> None:
         """Have the pod of a step that is over ended. That this was asked for is in the pod, for the next operator."""
         try:
             await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
@@ -475,53 +441,32 @@ class KubeAttempts:
 
     # Ending
 
-    async def _conclude(self, run: _Run) -> None:
+    async def _conclude(self, run: Run) -> None:
         """The end of an attempt is recorded: its Job says so, and what would run on is ended."""
+        if self._transfers is not None:
+            self._transfers.end(run.identity, run.id)
         self._drop(run)
         seen, now = run.seen, self._clock.now()
         if seen is None or run.job is None:
             return
         namespace = run.identity.namespace
         try:
-            await self._end_pod(run)
+            await self._ending.pod(run)
             if run.job["spec"].get("managedBy") == names.MANAGER:
-                succeeded = seen.reason is None and seen.exit_code == 0
-                status = manifests.job_status(
-                    succeeded=succeeded,
-                    started_at=seen.started_at or run.asked_at,
-                    finished_at=seen.finished_at or now,
-                    reason="Completed" if succeeded else seen.reason or str(Reason.STEP_FAILED),
-                    message=(seen.message or "")[:1_024],
-                )
-                await self._client.patch_status(JOBS, run.name, namespace, status)
+                await self._ending.job(run, seen, now)
         except (NotFound, Conflict, Invalid) as error:
             # The attempt is recorded; a Job that somebody removed or ended needs no end from us.
             log.info("the end of Job %s/%s was not written: %s", namespace, run.name, error)
         except ApiError as error:
             raise port_error(error) from error
 
-    async def _end_pod(self, run: _Run) -> None:
-        """Have what still runs of an attempt ended, or its pod deleted where no kubelet could end it."""
-        if run.pod is None or run.gone or not podstate.needs_ending(run.pod):
-            return
-        with contextlib.suppress(NotFound):
-            if podstate.has_node(run.pod):
-                await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
-            else:
-                await self._end_without_node(run)
-
-    async def _end_without_node(self, run: _Run) -> None:
-        """End what no kubelet is there to end yet: once it had a node, it would run for a second."""
-        if run.pod is None and not self._settings.managed:  # the Job controller would make it only now
-            await self._client.delete(JOBS, run.name, run.identity.namespace)
-        else:
-            await self._client.delete(PODS, run.pod_name, run.identity.namespace)
-
-    def _drop(self, run: _Run) -> None:
+    def _drop(self, run: Run) -> None:
         if run.timer is not None:
             run.timer.cancel()
             run.timer = None
         self._runs.get(run.key, {}).pop(run.id, None)
+        if self._transfers is not None:
+            self._transfers.drop(run.identity, run.id)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -24,6 +24,7 @@ from penstock.engine.types import AttemptId, Identity, Plan, Request, Value
 from penstock.kube import oversize
 from penstock.kube.client import Client
 from penstock.kube.errors import ApiError, NotFound, TooLarge, port_error
+from penstock.kube.inputs import NoSuchObject, ObjectInputs
 from penstock.kube.resources import EXECUTIONS
 from penstock.kube.revisions import NotReady, Revisions
 from penstock.step.values import Declared
@@ -85,6 +86,7 @@ class KubeExecutions:
         clock: the time.
         on_finished: called with the object's metadata and status after the final status was written.
         on_cut: called with the uid of an execution that was ended before its attempts, for want of room.
+        objects: looks up inputs that are objects; by default there are none.
     """
 
     def __init__(
@@ -94,12 +96,14 @@ class KubeExecutions:
         clock: Clock,
         on_finished: Callable[[str, Known, Mapping[str, Any]], None] | None = None,
         on_cut: Callable[[str], None] | None = None,
+        objects: ObjectInputs | None = None,
     ) -> None:
         self._client = client
         self._revisions = revisions
         self._clock = clock
         self._on_finished = on_finished
         self._on_cut = on_cut
+        self._objects = objects or ObjectInputs(None)
         self._known: dict[str, Known] = {}
 
     def __len__(self) -> int:
@@ -210,13 +214,18 @@ class KubeExecutions:
         pipeline = await self._pipeline(key, known, spec)
         steps = (*pipeline.steps, *pipeline.finally_)
         known.declared = {step.name: outputs for step in steps if (outputs := declared_outputs(step))}
-        known.inputs = {given.name: given.value for given in spec.inputs if given.object is None}
-        if any(given.object is not None for given in spec.inputs):
-            message = "inputs from objects need object storage, which this version does not have on Kubernetes"
-            await self.refuse(key, str(Reason.INVALID_INPUTS), message)
+        identity = Identity(known.name, key, known.namespace)
+        try:
+            files = await self._objects.find(identity, spec.inputs, begun="startedAt" in status)
+        except NoSuchObject as error:
+            await self.refuse(key, str(Reason.INVALID_INPUTS), str(error))
             return None
+        except Transient:
+            known.status = status
+            raise
+        known.inputs = {given.name: given.value for given in spec.inputs if given.object is None} | files
         return Loaded(
-            identity=Identity(known.name, key, known.namespace),
+            identity=identity,
             pipeline=pipeline,
             revision=f"{known.namespace}/{known.revision}" if known.revision else "",
             request=self._request(known),
@@ -338,7 +347,12 @@ class KubeExecutions:
         gone = dict.fromkeys(known.written - status.keys())
         try:
             body = await self._client.patch_status(
-                EXECUTIONS, known.name, known.namespace, status | gone, resource_version=known.version
+                EXECUTIONS,
+                known.name,
+                known.namespace,
+                status | gone,
+                resource_version=known.version,
+                metadata_only=True,
             )
         except NotFound:
             self._known.pop(key, None)

@@ -1,4 +1,4 @@
-"""Builds the Job, the Pod and the ConfigMap of an attempt, as the API server takes them. Pure; nothing is sent here.
+"""Builds the Job, the Pod and what else an attempt needs, as the API server takes them. Pure; nothing is sent here.
 
 Doing it twice gives the same. The pod satisfies the `restricted` Pod Security level whatever its template says, or is
 refused for what the template says.
@@ -6,15 +6,15 @@ refused for what the template says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from penstock.api.base import API_VERSION
 from penstock.api.pipeline import EnvFrom, EnvVar, Step
-from penstock.controller.contract import CannotStart, declared_outputs, function_types
-from penstock.engine.types import Identity, StartAttempt
+from penstock.controller.contract import CannotStart, function_types
+from penstock.engine.types import File, Identity, StartAttempt
 from penstock.kube import names
 from penstock.kube.merging import Object, Template, merge
 from penstock.kube.transports import (
@@ -25,8 +25,18 @@ from penstock.kube.transports import (
     WayOut,
     choose,
     input_texts,
+    split_inputs,
 )
-from penstock.step import collector
+from penstock.kube.volumes import (
+    HARDENED,
+    annotation_field,
+    collector_container,
+    fetch_container,
+    literal,
+    mounts,
+    own_volumes,
+    volumes,
+)
 from penstock.step.inputs import contract_env, env_name, input_env
 
 DEFAULT_SHELL: Final = ("/bin/sh", "-ec")
@@ -35,7 +45,8 @@ DEFAULT_SHELL: Final = ("/bin/sh", "-ec")
 NAMELESS_USER: Final = 65_532
 """The user of a step whose image names root, or a user of whom the kubelet cannot tell that it is not."""
 
-_HARDENED: Final[Mapping[str, Any]] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+_UPLOAD_MARGIN: Final = 60
+"""Seconds that a pod that is ended has for uploads beyond those for which one may stand still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,8 @@ class Attempt:
         settings: of the operator.
         transport: how its values travel.
         template: its pod template.
-        texts: what the files of its inputs hold, by name.
+        texts: what the files of those inputs hold that are values, by name.
+        files: the inputs that are files, by name.
     """
 
     start: StartAttempt
@@ -59,10 +71,11 @@ class Attempt:
     transport: Transport
     template: Template
     texts: Mapping[str, str]
+    files: Mapping[str, File | Sequence[File | None]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The name of its Job, Pod and ConfigMap."""
+        """The name of its Job, Pod, ConfigMap and Secret."""
         return names.object_name(self.identity, self.start.id)
 
     @property
@@ -99,7 +112,13 @@ def prepare(start: StartAttempt, identity: Identity, pipeline: str, settings: Po
             f"spec.steps[{step.name}].outputs: the operator has no collector image for outputs of any size; "
             "set it in the operator's settings, or bound the outputs (`maxBytes`)"
         )
-    return Attempt(start, identity, pipeline, settings, transport, template, input_texts(start.inputs))
+    if transport.files_in and not settings.collector_image:
+        raise CannotStart(
+            f"spec.steps[{step.name}].inputs: the operator has no collector image, which also fetches files; "
+            "set it in the operator's settings"
+        )
+    values, files = split_inputs(start.inputs)
+    return Attempt(start, identity, pipeline, settings, transport, template, input_texts(values), files)
 
 
 def job(attempt: Attempt) -> Object:
@@ -167,6 +186,34 @@ def config_map(attempt: Attempt, *, job_uid: str) -> Object | None:
         "immutable": True,
         "data": dict(attempt.texts),
     }
+
+
+def secret(attempt: Attempt, *, job_uid: str, plan: str) -> Object:
+    """The Secret with an attempt's plan of transfers, owned by its Job.
+
+    Args:
+        attempt: which.
+        job_uid: the uid that the API server gave to the Job.
+        plan: the plan, as the pod reads it.
+    """
+    authority = attempt.settings.store_authority
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": attempt.name,
+            "namespace": attempt.identity.namespace,
+            "labels": names.labels(attempt.identity, attempt.start.id, attempt.pipeline),
+            "ownerReferences": [_owned_by_job(attempt, job_uid, controller=False)],
+        },
+        "type": "Opaque",
+        "stringData": {names.PLAN_ENTRY: plan} | ({names.AUTHORITY_ENTRY: authority} if authority else {}),
+    }
+
+
+def renewed_secret(plan: str) -> Object:
+    """A merge patch of that Secret: the plan, valid for longer."""
+    return {"stringData": {names.PLAN_ENTRY: plan}}
 
 
 def _owned_by_job(attempt: Attempt, job_uid: str, *, controller: bool) -> Object:
@@ -246,10 +293,14 @@ def _pod_spec(attempt: Attempt) -> Object:
         ours["activeDeadlineSeconds"] = attempt.start.timeout_seconds
     if attempt.transport.collector is CollectorMode.SHARED:
         ours["shareProcessNamespace"] = True
+    # A sidecar begins to upload when it is told to end. Others get no more: a step that will not end would have it too.
+    late = attempt.transport.files_out and attempt.transport.collector is CollectorMode.SIDECAR
+    if late and "terminationGracePeriodSeconds" not in template.spec:
+        ours["terminationGracePeriodSeconds"] = settings.transfer_patience_seconds + _UPLOAD_MARGIN
     if init := _init_containers(attempt):
         ours["initContainers"] = init
-    if volumes := _volumes(attempt):
-        ours["volumes"] = volumes
+    if found := [*volumes(attempt), *own_volumes(attempt)]:
+        ours["volumes"] = found
     return merge(template.spec, ours)
 
 
@@ -257,26 +308,28 @@ def _containers(attempt: Attempt) -> list[Object]:
     # The step comes first: a collector that sees no process has to be able to tell that the step is over.
     found = [_step_container(attempt)]
     if attempt.transport.collector is CollectorMode.SHARED:
-        found.append(_collector_container(attempt))
+        found.append(collector_container(attempt))
     return [*found, *(_hardened(item) for item in attempt.template.others)]
 
 
 def _init_containers(attempt: Attempt) -> list[Object]:
     found = [_hardened(item) for item in attempt.template.init_containers]
     if attempt.transport.collector is CollectorMode.SIDECAR:
-        found.insert(0, {**_collector_container(attempt), "restartPolicy": "Always"})
+        found.insert(0, {**collector_container(attempt), "restartPolicy": "Always"})
+    if attempt.transport.files_in:  # last: what a template brings along may be what makes the network
+        found.append(fetch_container(attempt))
     return found
 
 
 def _hardened(container: Object) -> Object:
-    return merge(container, {"securityContext": dict(_HARDENED)})
+    return merge(container, {"securityContext": dict(HARDENED)})
 
 
 def _step_container(attempt: Attempt) -> Object:
     step, template = attempt.step, attempt.template.step
     ours: Object = {
         "name": names.STEP_CONTAINER,
-        "securityContext": dict(_HARDENED),
+        "securityContext": dict(HARDENED),
         "env": _contract(attempt),
         "terminationMessagePath": names.MESSAGE_FILE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -290,8 +343,8 @@ def _step_container(attempt: Attempt) -> Object:
         ours["terminationMessagePolicy"] = "File"
     if step.resources is not None:
         ours["resources"] = step.resources.manifest()
-    if mounts := _mounts(attempt):
-        ours["volumeMounts"] = mounts
+    if mounted := mounts(attempt):
+        ours["volumeMounts"] = mounted
     command, args = command_line(step)
     if command is not None:
         ours["command"] = command
@@ -322,11 +375,6 @@ def command_line(step: Step) -> tuple[list[str] | None, list[str]]:
     return (list(step.command) if step.command else None), args
 
 
-def literal(text: str) -> str:
-    """`text` written so that the kubelet's expansion of `$(NAME)` gives it back unchanged."""
-    return text.replace("$", "$$")
-
-
 def _contract(attempt: Attempt) -> list[Object]:
     start, step = attempt.start, attempt.step
     collected = attempt.transport.way_out is WayOut.COLLECTOR
@@ -343,22 +391,19 @@ def _contract(attempt: Attempt) -> list[Object]:
     if step.function is not None:
         contract |= function_types(start)
     found: list[Object] = [{"name": name, "value": literal(value)} for name, value in contract.items()]
-    given = input_env(attempt.texts)
+    paths = {name: f"{names.INPUTS_DIR}/{name}" for name in attempt.files}
+    given = input_env({**attempt.texts, **paths})
     for position, name in enumerate(attempt.texts):
         if env_name(name) in given:
             # From where the file comes from too: the pod is not larger for it, and the text is not expanded.
             found.append({"name": env_name(name), "valueFrom": _input_source(attempt, name, position)})
-    return found
+    return found + [{"name": env_name(name), "value": path} for name, path in paths.items() if env_name(name) in given]
 
 
 def _input_source(attempt: Attempt, name: str, position: int) -> Object:
     if attempt.transport.way_in is WayIn.CONFIG_MAP:
         return {"configMapKeyRef": {"name": attempt.name, "key": name}}
-    return {"fieldRef": _field(names.input_annotation(name, position))}
-
-
-def _field(annotation: str) -> Object:
-    return {"apiVersion": "v1", "fieldPath": f"metadata.annotations['{annotation}']"}
+    return {"fieldRef": annotation_field(names.input_annotation(name, position))}
 
 
 def _variable(variable: EnvVar) -> Object:
@@ -369,84 +414,3 @@ def _variable(variable: EnvVar) -> Object:
 
 def _env_from(source: EnvFrom) -> Object:
     return source.manifest()
-
-
-# --- volumes --------------------------------------------------------------------------------------
-
-
-def _volumes(attempt: Attempt) -> list[Object]:
-    found: list[Object] = []
-    match attempt.transport.way_in:
-        case WayIn.ANNOTATIONS:
-            items = [
-                {"path": name, "fieldRef": _field(names.input_annotation(name, position))}
-                for position, name in enumerate(attempt.texts)
-            ]
-            found.append({"name": names.INPUTS_VOLUME, "downwardAPI": {"items": items}})
-        case WayIn.CONFIG_MAP:
-            found.append({"name": names.INPUTS_VOLUME, "configMap": {"name": attempt.name}})
-        case WayIn.NONE if attempt.settings.empty_folders:
-            found.append({"name": names.INPUTS_VOLUME, "emptyDir": {}})
-    if attempt.transport.collector is not None:
-        found.append({"name": names.VALUES_VOLUME, "emptyDir": {}})
-    if attempt.transport.collector is not None or attempt.settings.empty_folders:
-        found.append({"name": names.OUTPUTS_VOLUME, "emptyDir": {}})
-    return found
-
-
-_PLACES: Final = {
-    names.INPUTS_VOLUME: names.INPUTS_DIR,
-    names.VALUES_VOLUME: names.VALUES_DIR,
-    names.OUTPUTS_VOLUME: names.OUTPUTS_DIR,
-}
-
-
-def _mounts(attempt: Attempt) -> list[Object]:
-    found: list[Object] = []
-    for volume in _volumes(attempt):
-        mount: Object = {"name": volume["name"], "mountPath": _PLACES[volume["name"]]}
-        if volume["name"] == names.INPUTS_VOLUME:
-            mount["readOnly"] = True
-            if "emptyDir" not in volume:
-                # Where the kubelet keeps the files; the volume itself has hidden entries beside links to them.
-                mount["subPath"] = "..data"
-        found.append(mount)
-    return found
-
-
-# --- the collector --------------------------------------------------------------------------------
-
-
-def _collector_container(attempt: Attempt) -> Object:
-    settings, transport = attempt.settings, attempt.transport
-    env = collector.environment(
-        declared_outputs(attempt.step),
-        output_file=names.COLLECTED_FILE,
-        outputs_dir=names.OUTPUTS_DIR,
-        message_file=names.MESSAGE_FILE,
-        message_bytes=min(collector.MESSAGE_BYTES, transport.message_bytes),
-        limit=settings.step_output_bytes,
-        wait=collector.PROCESSES if transport.collector is CollectorMode.SHARED else collector.SIGNAL,
-    )
-    container: Object = {
-        "name": names.COLLECTOR_CONTAINER,
-        "image": settings.collector_image,
-        "command": list(settings.collector_command),
-        "env": [{"name": name, "value": literal(value)} for name, value in env.items()],
-        "resources": {kind: dict(amounts) for kind, amounts in settings.collector_resources.items()},
-        "securityContext": {
-            **_HARDENED,
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": settings.collector_uid,
-            "runAsGroup": settings.collector_uid,
-        },
-        "terminationMessagePath": names.MESSAGE_FILE,
-        "volumeMounts": [
-            {"name": volume, "mountPath": _PLACES[volume], "readOnly": True}
-            for volume in (names.VALUES_VOLUME, names.OUTPUTS_VOLUME)
-        ],
-    }
-    if settings.collector_pull_policy is not None:
-        container["imagePullPolicy"] = settings.collector_pull_policy
-    return container

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from penstock.controller.contract import CannotStart
-from penstock.kube.names import COLLECTOR_CONTAINER, STEP_CONTAINER
+from penstock.kube.names import COLLECTOR_CONTAINER, FETCH_CONTAINER, STEP_CONTAINER
 
 Object = dict[str, Any]
 
@@ -75,7 +75,7 @@ class Template:
             self._check_list(self.step, name, within=f"spec.containers[{STEP_CONTAINER}].")
         for field, items in (("containers", self.others), ("initContainers", self.init_containers)):
             for item in items:
-                if item["name"] in (STEP_CONTAINER, COLLECTOR_CONTAINER):
+                if item["name"] in (STEP_CONTAINER, COLLECTOR_CONTAINER, FETCH_CONTAINER):
                     raise self._wrong(f"spec.{field}[{item['name']}]", "this name is Penstock's own; choose another")
         for name in ("containers", "initContainers"):
             spec.pop(name, None)

@@ -29,15 +29,27 @@ ENDED: Final = "penstock.dev/ended"
 
 STEP_CONTAINER: Final = "step"
 COLLECTOR_CONTAINER: Final = "collector"
+FETCH_CONTAINER: Final = "penstock-fetch"
 INPUTS_VOLUME: Final = "penstock-inputs"
 VALUES_VOLUME: Final = "penstock-values"
 OUTPUTS_VOLUME: Final = "penstock-outputs"
+GIVEN_VOLUME: Final = "penstock-given"
+"""The values among inputs of which some are files: copied from here to where the files are."""
+TRANSFERS_VOLUME: Final = "penstock-transfers"
+SCRATCH_VOLUME: Final = "penstock-scratch"
 
 INPUTS_DIR: Final = "/penstock/inputs"
 OUTPUTS_DIR: Final = "/penstock/outputs"
 NOWHERE_DIR: Final = "/dev/shm"  # noqa: S108 - every container has one of its own
 """`$PENSTOCK_OUTPUTS` where nobody looks into it: a folder that is there, may be written to and costs no volume."""
 VALUES_DIR: Final = "/penstock/values"
+GIVEN_DIR: Final = "/penstock/given"
+TRANSFERS_DIR: Final = "/penstock/transfers"
+PLAN_ENTRY: Final = "plan.json"
+"""The plan of transfers: the entry of the Secret, and so the name of the file."""
+AUTHORITY_ENTRY: Final = "ca.crt"
+"""Beside it the certificates of the store's authority, where it has one of its own."""
+SCRATCH_DIR: Final = "/tmp"  # noqa: S108 - of a container whose root is read-only
 OUTPUT_FILE: Final = "/penstock/output"
 """`$PENSTOCK_OUTPUT` where it is the termination message."""
 COLLECTED_FILE: Final = "/penstock/values/output"
@@ -50,7 +62,7 @@ _HASH: Final = 10
 
 
 def object_name(identity: Identity, attempt: AttemptId) -> str:
-    """The name of an attempt's Job, Pod and ConfigMap: the same for the same attempt, another for any other.
+    """The name of an attempt's Job, Pod, ConfigMap and Secret: the same for the same attempt, another for any other.
 
     A DNS label of at most 63 characters: execution, step, item and attempt, the long ones shortened, and 50 bits of a
     digest of all of them with the execution's uid.

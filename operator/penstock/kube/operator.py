@@ -17,9 +17,10 @@ from penstock.controller.contract import SystemClock
 from penstock.controller.loop import Controller, until_one_ends
 from penstock.controller.ports import Conflict, Transient
 from penstock.controller.queue import DirtyQueue, Turn
+from penstock.controller.stores import StoredCache
 from penstock.engine.state import STEP, ExecutionState
 from penstock.engine.status import from_timestamp
-from penstock.engine.types import CacheEntry, Limits, Observation, TaskId
+from penstock.engine.types import Limits, Observation, TaskId
 from penstock.kube import events, logs, names
 from penstock.kube.attempts import KubeAttempts
 from penstock.kube.client import Client
@@ -27,12 +28,16 @@ from penstock.kube.comparing import Comparison
 from penstock.kube.credentials import Sessions
 from penstock.kube.errors import ApiError
 from penstock.kube.executions import Known, KubeExecutions
+from penstock.kube.files import Transfers
+from penstock.kube.inputs import ObjectInputs
 from penstock.kube.leader import Leader, LeaderSettings, election_client
 from penstock.kube.listed import Listed
 from penstock.kube.metrics import Metrics, serve
+from penstock.kube.objectstore import NoCache, ObjectStore, in_cluster_words
 from penstock.kube.resources import CONTROLLER_REVISIONS, EXECUTIONS, JOBS, PIPELINES, PODS, ObjectId, Resource
 from penstock.kube.revisions import PIPELINE_LABEL, Revisions
 from penstock.kube.settings import Collector, Jobs, OperatorSettings
+from penstock.kube.sweeping import Sweeper
 from penstock.kube.transport import Settings, Transport
 from penstock.kube.transports import CollectorMode, PodSettings
 from penstock.kube.watching import watch
@@ -51,19 +56,6 @@ class LeaseLost(Exception):  # noqa: N818 - an event
     """Another replica leads, or nobody does."""
 
 
-class NoCache:
-    """Remembers nothing: the cache of steps on Kubernetes comes with object storage."""
-
-    async def lookup(self, fingerprint: str) -> CacheEntry | None:
-        """Nothing."""
-        del fingerprint
-        return None
-
-    async def remember(self, entry: CacheEntry) -> None:
-        """Nothing."""
-        del entry
-
-
 class Operator:
     """One term of leadership: everything that is known, and the tasks that act on it.
 
@@ -72,9 +64,17 @@ class Operator:
         settings: the operator's settings.
         metrics: what is measured.
         quick: a client for what is not worth a second try.
+        objects: the object store; None where there is none.
     """
 
-    def __init__(self, client: Client, settings: OperatorSettings, metrics: Metrics, quick: Client) -> None:
+    def __init__(
+        self,
+        client: Client,
+        settings: OperatorSettings,
+        metrics: Metrics,
+        quick: Client,
+        objects: ObjectStore | None = None,
+    ) -> None:
         self._client = client
         self._settings = settings
         self._metrics = metrics
@@ -94,12 +94,25 @@ class Operator:
             self._clock,
             self._on_finished,
             on_cut=lambda key: self.attempts.abandon(key),  # noqa: PLW0108 - they are made next
+            objects=ObjectInputs(objects.store) if objects is not None else None,
         )
-        self.attempts = KubeAttempts(client, _pods(settings), self.executions, self._clock, self.mark)
+        self._transfers, self._sweeper = None, None
+        if objects is not None:
+            self._transfers = Transfers(client, objects.store, self._clock, objects.max_file_bytes)
+            self._sweeper = Sweeper(
+                client,
+                objects.store,
+                self._clock,
+                namespaces=settings.namespaces,
+                every=settings.sweep_seconds,
+                cache_seconds=settings.cache_seconds,
+            )
+        pods = pod_settings(settings, objects)
+        self.attempts = KubeAttempts(client, pods, self.executions, self._clock, self.mark, self._transfers)
         self.controller = Controller(
             executions=self.executions,
             attempts=self.attempts,
-            cache=NoCache(),
+            cache=StoredCache(objects.store, in_cluster_words) if objects is not None else NoCache(),
             clock=self._clock,
             limits=Limits(
                 input_bytes=settings.input_bytes, output_bytes=settings.output_bytes, status_bytes=STATUS_BYTES
@@ -128,6 +141,8 @@ class Operator:
     def execution(self, body: JsonObject, *, deleted: bool = False) -> None:
         """An Execution was seen."""
         uid = body["metadata"]["uid"]
+        if deleted and self._sweeper is not None:
+            self._sweeper.gone(body["metadata"]["namespace"])
         if self.executions.observe(body, deleted=deleted):
             # What ran before a restart runs on by itself: what is new, or ends, does not wait for it.
             self.controller.mark(uid, Turn.NEXT if self.synced or not _runs_on(body) else Turn.LAST)
@@ -165,6 +180,7 @@ class Operator:
             self._acknowledge_late,
             self._sync_again,
             self._recorder.run,
+            *((self._sweeper.run,) if self._sweeper is not None else ()),
         )
         begun = asyncio.Event()
         tasks = [asyncio.create_task(_after(begun, work)) for work in works]
@@ -175,6 +191,8 @@ class Operator:
             await until_one_ends(tasks)
         finally:
             await self.attempts.close()
+            if self._transfers is not None:
+                await self._transfers.close()
             self._pipelines.close()
             self._expired.close()
             self._changed_late.close()
@@ -393,18 +411,36 @@ def identity_of(settings: OperatorSettings) -> str:
     return settings.identity or socket.gethostname()
 
 
-def _pods(settings: OperatorSettings) -> PodSettings:
+def pod_settings(settings: OperatorSettings, objects: ObjectStore | None) -> PodSettings:
+    """What the operator's settings say about the pods of steps.
+
+    Args:
+        settings: the settings.
+        objects: the object store; None where there is none.
+    """
     mode = CollectorMode.SHARED if settings.collector is Collector.SHARED_PID else CollectorMode.SIDECAR
     return PodSettings(
         managed=settings.jobs is Jobs.MANAGED,
         collector_image=settings.collector_image,
         collector_mode=mode,
         run_as_user=settings.run_as_user or None,
+        files=objects is not None,
+        store_authority="" if objects is None else objects.authority,
+        files_size_limit=settings.files_size_limit,
+        transfer_patience_seconds=settings.transfer_patience_seconds,
     )
 
 
-async def run(settings: OperatorSettings, sessions: Sessions, stop: asyncio.Event) -> None:
+async def run(
+    settings: OperatorSettings, sessions: Sessions, stop: asyncio.Event, objects: ObjectStore | None = None
+) -> None:
     """Compete for the Lease, work while it is held, until `stop` is set.
+
+    Args:
+        settings: the settings.
+        sessions: connections to the API server; closed at the end.
+        stop: ends it.
+        objects: the object store; None where there is none.
 
     Raises:
         LeaseLost: the Lease went to another replica; start the process anew.
@@ -436,7 +472,7 @@ async def run(settings: OperatorSettings, sessions: Sessions, stop: asyncio.Even
         client = Client(Transport(sessions, settings=patience, on_request=metrics.on_request, fence=leader.fence))
         once = Settings(tries=1, max_writes=1)
         quick = Client(Transport(sessions, settings=once, on_request=metrics.on_request, fence=leader.fence))
-        operator = Operator(client, settings, metrics, quick)
+        operator = Operator(client, settings, metrics, quick, objects)
         ended = asyncio.Event()
         work = asyncio.create_task(operator.run(sessions, ended))
         deposed = asyncio.create_task(leader.deposed())

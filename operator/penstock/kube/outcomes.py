@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
-from penstock.api.base import MAX_MESSAGE
 from penstock.engine.reasons import Reason
-from penstock.engine.types import AttemptId, AttemptPhase, Observation
+from penstock.engine.types import AttemptPhase, File, Observation, Value
 from penstock.kube import names, podstate
+from penstock.kube.beginnings import not_started
+from penstock.kube.looks import Look, NeedsLog, Seen, over, pending
 from penstock.kube.podstate import Object
 from penstock.kube.transports import MESSAGE_BYTES
-from penstock.step.collector import WAITS, CollectorError, InLog, Result, parse_log, parse_message
+from penstock.step.collector import OVER, WAITS, CollectorError, InLog, Result, parse_log, parse_message
 from penstock.step.outputs import judge
 from penstock.step.values import Declared, OutputError, parse_output
 
@@ -36,65 +37,6 @@ TAIL_LINES: Final = 20
 """Lines to read of the log of a step that failed; its last one becomes the message."""
 
 
-@dataclass(frozen=True, slots=True)
-class NeedsLog:
-    """A log has to be read before the attempt can be judged; then ask again with its text.
-
-    Attributes:
-        container: whose.
-        result: what the collector says it wrote there; None where the last lines of the step are wanted.
-        tail_lines: how many lines from its end; None: all.
-    """
-
-    container: str
-    result: InLog | None = None
-    tail_lines: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What was seen.
-
-    Attributes:
-        observation: of the attempt, as far as it is known.
-        needs: what has to be read first.
-        again_at: when to look again even if nothing happens, seconds since the epoch; None: only if something does.
-        end_pod: whether the pod has to be ended (`manifests.end_now`) because something runs on beside a step that is
-            over. A collector then says what it found.
-        nameless_user: whether what is wrong is that the image names root, or a user without a number, and nobody else
-            names one: another pod that does so would run.
-    """
-
-    observation: Observation
-    needs: NeedsLog | None = None
-    again_at: float | None = None
-    end_pod: bool = False
-    nameless_user: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What an attempt is judged by.
-
-    Attributes:
-        id: which attempt.
-        pod: its Pod; the last that was seen of it where it is gone.
-        job: its Job.
-        declared: the step's outputs.
-        now: seconds since the epoch.
-        gone: whether the pod was there and is not any more.
-        log: what was read because of an earlier `NeedsLog`; empty if it could not be read.
-    """
-
-    id: AttemptId
-    pod: Object | None
-    job: Object | None
-    declared: Sequence[Declared]
-    now: float
-    gone: bool = False
-    log: str | None = None
-
-
 def observe(look: Look) -> Seen:
     """Judge an attempt."""
     if look.pod is None:
@@ -109,7 +51,7 @@ def observe(look: Look) -> Seen:
     if "running" in step:
         started = podstate.moment(step["running"].get("startedAt"))
         return Seen(Observation(look.id, AttemptPhase.RUNNING, started_at=started), again_at=lost_at)
-    return _not_started(look, pod, step.get("waiting", {}), lost_at)
+    return not_started(look, pod, step.get("waiting", {}), lost_at)
 
 
 # --- without a pod ----------------------------------------------------------------------------------
@@ -120,82 +62,13 @@ def _without_pod(look: Look) -> Seen:
         return Seen(Observation(look.id, AttemptPhase.LOST))
     if (failed := podstate.condition(look.job, "Failed")) is not None and not look.job.get("spec", {}).get("managedBy"):
         reason = Reason.TIMED_OUT if failed.get("reason") == "DeadlineExceeded" else Reason.DISRUPTED
-        return Seen(_ended(look, None, reason, f"the Job failed without a pod: {podstate.said(failed)}"))
+        return Seen(over(look, None, reason, f"the Job failed without a pod: {podstate.said(failed)}"))
     if look.gone:
-        return Seen(_ended(look, None, Reason.DISRUPTED, "its pod was deleted"))
+        return Seen(over(look, None, Reason.DISRUPTED, "its pod was deleted"))
     if look.job.get("spec", {}).get("suspend"):
         message = "the Job is suspended (spec.suspend): whoever admits Jobs here has not admitted it yet"
-        return Seen(_pending(look, Reason.SUSPENDED, message))
-    return Seen(_pending(look, None, None))
-
-
-# --- before the step runs ---------------------------------------------------------------------------
-
-_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"})
-_IMAGE |= {"ImageInspectError", "SignatureValidationFailed"}
-_NOT_CREATED = frozenset({"CreateContainerError", "RunContainerError", "PreStartHookError", "CreatePodSandboxError"})
-_NEVER = re.compile(r"runAsNonRoot|breaks non-root policy|run as root")
-"""A config error that no later try can heal: the image and the policy both stay as they are."""
-_NAMELESS = re.compile(r"image will run as root|image has non-numeric user")
-"""Those of them that are the image's alone."""
-
-
-def _not_started(look: Look, pod: Object, waiting: Object, lost_at: float | None) -> Seen:
-    reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
-    if reason == "CreateContainerConfigError" and _NEVER.search(message):
-        ended = _ended(look, None, Reason.STEP_ERROR, _root_image(look, message))
-        return Seen(ended, nameless_user=_NAMELESS.search(message) is not None)
-    if reason in _IMAGE:
-        return Seen(_pending(look, Reason.IMAGE_PULL_FAILED, _image_problem(pod, reason, message)), again_at=lost_at)
-    if reason == "CreateContainerConfigError":
-        return Seen(_pending(look, Reason.CONFIG_MISSING, f"waits for what its container needs: {message}"))
-    if reason in _NOT_CREATED:
-        return Seen(_pending(look, Reason.CONTAINER_NOT_CREATED, f"its container cannot be created: {message}"))
-    for item in podstate.containers(pod, "initContainerStatuses"):
-        held = item.get("state", {}).get("waiting", {})
-        if held.get("reason") in _IMAGE | _NOT_CREATED | {"CreateContainerConfigError", "CrashLoopBackOff"}:
-            why = held.get("message") or held["reason"]
-            message = f"waits for its init container {item['name']}: {why}"
-            return Seen(_pending(look, Reason.CONTAINER_NOT_CREATED, message), again_at=lost_at)
-    return _unplaced(look, pod, lost_at)
-
-
-def _unplaced(look: Look, pod: Object, lost_at: float | None) -> Seen:
-    """A pod of which no kubelet has said anything yet. `activeDeadlineSeconds` is the kubelet's: before, it is ours."""
-    scheduled = next((item for item in podstate.conditions(pod) if item["type"] == "PodScheduled"), {})
-    unschedulable = scheduled.get("status") == "False"
-    why = f"no node takes its pod yet: {podstate.said(scheduled)}"
-    due_at = podstate.due_without_node_at(pod)
-    if due_at is not None and look.now >= due_at:
-        message = podstate.too_long(pod) + (f"; {why}" if unschedulable else "")
-        return Seen(_ended(look, None, Reason.TIMED_OUT, message))
-    again_at = min((at for at in (due_at, lost_at) if at is not None), default=None)
-    told = _pending(look, Reason.UNSCHEDULABLE, why) if unschedulable else _pending(look, None, None)
-    return Seen(told, again_at=again_at)
-
-
-def _root_image(look: Look, message: str) -> str:
-    return (
-        f"spec.steps[{look.id.step}].image: {_without_pod_name(message)}; "
-        "steps never run as root: set a numeric USER in the image, or podTemplate.spec.securityContext.runAsUser"
-    )
-
-
-def _without_pod_name(message: str) -> str:
-    return re.sub(r' \(pod: "[^"]*", container: [^)]*\)', "", message)
-
-
-def _image_problem(pod: Object, reason: str, message: str) -> str:
-    """The same sentence while the kubelet alternates between pulling and backing off: each change is a write."""
-    image = next(
-        (item.get("image") for item in pod["spec"]["containers"] if item["name"] == names.STEP_CONTAINER), None
-    )
-    detail = re.sub(r'^Back-off pulling image "[^"]*"(: ErrImagePull)?(: )?', "", message)
-    if reason == "InvalidImageName":
-        detail = f"that is not the name of an image ({detail})"
-    if reason == "ErrImageNeverPull":
-        detail = "it is not on the node, and its pull policy is Never"
-    return f'image "{image}" cannot be pulled: {detail}' if detail else f'image "{image}" cannot be pulled'
+        return Seen(pending(look, Reason.SUSPENDED, message))
+    return Seen(pending(look, None, None))
 
 
 # --- the pod ended without the step's container saying how ------------------------------------------
@@ -209,22 +82,24 @@ def _pod_ended(look: Look, pod: Object) -> Observation | None:
     status = pod.get("status", {})
     why = podstate.said(status)
     if look.gone:
-        return _ended(look, None, Reason.DISRUPTED, podstate.disruption(pod) or "its pod was deleted")
+        return over(look, None, Reason.DISRUPTED, podstate.disruption(pod) or "its pod was deleted")
     if status.get("phase") == "Failed":
+        if (too_much := podstate.storage_exceeded(pod)) is not None:
+            return over(look, None, Reason.STEP_FAILED, _storage(too_much))
         if status.get("reason") == "DeadlineExceeded" and not podstate.was_ended(pod):
-            return _ended(look, None, Reason.TIMED_OUT, podstate.too_long(pod))
+            return over(look, None, Reason.TIMED_OUT, podstate.too_long(pod))
         if status.get("reason") in _NEVER_FITS:
-            return _ended(look, None, Reason.STEP_ERROR, f"the node refused the pod: {why}")
+            return over(look, None, Reason.STEP_ERROR, f"the node refused the pod: {why}")
         failed_init = podstate.failed_init(pod)
         if failed_init is not None:
-            return _ended(look, None, Reason.STEP_ERROR, failed_init)
-        return _ended(
+            return over(look, None, Reason.STEP_ERROR, failed_init)
+        return over(
             look, None, Reason.DISRUPTED, podstate.disruption(pod) or f"the pod failed before its step ran: {why}"
         )
     lost_at = podstate.lost_at(pod)
     if status.get("reason") == "NodeLost" or (lost_at is not None and look.now >= lost_at):
         node = pod.get("spec", {}).get("nodeName", "")
-        return _ended(look, None, Reason.DISRUPTED, f"its node {node} is lost: {podstate.disruption(pod) or why}")
+        return over(look, None, Reason.DISRUPTED, f"its node {node} is lost: {podstate.disruption(pod) or why}")
     return None
 
 
@@ -233,6 +108,8 @@ def _pod_ended(look: Look, pod: Object) -> Observation | None:
 
 def _step_ended(look: Look, pod: Object, done: Object) -> Seen:
     code = int(done.get("exitCode", -1))
+    if (too_much := podstate.storage_exceeded(pod)) is not None and (code != 0 or _uncollected(pod)):
+        return Seen(over(look, done, Reason.STEP_FAILED, _storage(too_much)))
     if code == 0:
         if podstate.collector(pod) is None:
             return Seen(_from_message(look, pod, done))
@@ -246,11 +123,39 @@ def _step_ended(look: Look, pod: Object, done: Object) -> Seen:
         if since is None:
             return Seen(_running(look, done))
         settled_at = max(since, ended_at) + SETTLE_SECONDS
+        if look.now >= settled_at and (busy := _reading(look, pod, done)) is not None:
+            return busy
         if look.now < settled_at + GIVE_UP_SECONDS:
             return _run_on(look, pod, done, settled_at, give_up_at=settled_at + GIVE_UP_SECONDS)
     if (disrupted := _disrupted(look, pod, done, ended_at)) is not None:
         return Seen(disrupted)
     return _failed(look, pod, done)
+
+
+_COLLECTED: Final = "its outputs are being collected"
+
+
+def _reading(look: Look, pod: Object, done: Object) -> Seen | None:
+    """A collector that knows that the step is over and reads and uploads outputs: it ends by itself. None: it is not.
+
+    Of a pod that is being ended nobody waits for the outputs any more.
+    """
+    deadline_at = podstate.deadline_at(pod)
+    ending = podstate.was_ended(pod) or (deadline_at is not None and look.now >= deadline_at)
+    if ending or "running" not in podstate.collector_state(pod):
+        return None
+    if look.log is None:
+        return Seen(_running(look, done), NeedsLog(names.COLLECTOR_CONTAINER, tail_lines=TAIL_LINES))
+    return Seen(_running(look, done, _COLLECTED)) if OVER in look.log else None
+
+
+def _uncollected(pod: Object) -> bool:
+    ended = podstate.collector_state(pod).get("terminated", {})
+    return podstate.collector(pod) is not None and ended.get("exitCode") != 0
+
+
+def _storage(said: str) -> str:
+    return f"it wrote more than it may: {said}; write less, or have the limit raised"
 
 
 def _running(look: Look, done: Object, message: str | None = None) -> Observation:
@@ -275,20 +180,20 @@ def _disrupted(look: Look, pod: Object, done: Object, ended_at: float) -> Observ
     """The end of a step that was killed with its pod; None if it failed by itself."""
     status = pod.get("status", {})
     if status.get("reason") == "DeadlineExceeded" and not podstate.was_ended(pod):
-        return _ended(look, done, Reason.TIMED_OUT, podstate.too_long(pod))
+        return over(look, done, Reason.TIMED_OUT, podstate.too_long(pod))
     condition = podstate.condition(pod, "DisruptionTarget")
     # Set before the kill, but by the kubelet only after it. Times have whole seconds.
     if condition is not None:
         by_kubelet = condition.get("reason") == _BY_KUBELET
         if by_kubelet or ended_at >= (podstate.moment(condition.get("lastTransitionTime")) or 0.0):
-            return _ended(look, done, Reason.DISRUPTED, podstate.disruption(pod))
+            return over(look, done, Reason.DISRUPTED, podstate.disruption(pod))
         return None
     if (who := podstate.disruption(pod)) is not None:
-        return _ended(look, done, Reason.DISRUPTED, who)
+        return over(look, done, Reason.DISRUPTED, who)
     if done.get("reason") == "ContainerStatusUnknown":
-        return _ended(look, done, Reason.DISRUPTED, "its container was lost by the node")
+        return over(look, done, Reason.DISRUPTED, "its container was lost by the node")
     if podstate.deleted_before(pod, ended_at):
-        return _ended(look, done, Reason.DISRUPTED, "its pod was deleted while it ran")
+        return over(look, done, Reason.DISRUPTED, "its pod was deleted while it ran")
     return None
 
 
@@ -304,18 +209,18 @@ def _plain_failure(look: Look, pod: Object, done: Object) -> Observation | None:
     """The end of a step whose cause needs no waiting for."""
     reason, message = done.get("reason"), str(done.get("message", ""))
     if reason == "OOMKilled":
-        return _ended(look, done, Reason.STEP_FAILED, _out_of_memory(look, pod))
+        return over(look, done, Reason.STEP_FAILED, _out_of_memory(look, pod))
     if reason in ("StartError", "ContainerCannotRun"):
         found = _RUNTIME.search(message)
         place = f"spec.steps[{look.id.step}].command"
         # Only what the runtime says of the command; of a mount, "no such file" means something else.
         if found and _NO_COMMAND.search(found["what"]):
             text = f"{place}: there is no such program in the image: {found['what']}"
-            return replace(_ended(look, done, Reason.STEP_FAILED, text), exit_code=127)
+            return replace(over(look, done, Reason.STEP_FAILED, text), exit_code=127)
         if found and _NOT_EXECUTABLE.search(found["what"]):
             text = f"{place}: the image cannot run this program: {found['what']}"
-            return replace(_ended(look, done, Reason.STEP_FAILED, text), exit_code=126)
-        return _ended(look, done, Reason.STEP_ERROR, f"its container could not be started: {message}")
+            return replace(over(look, done, Reason.STEP_FAILED, text), exit_code=126)
+        return over(look, done, Reason.STEP_ERROR, f"its container could not be started: {message}")
     return None
 
 
@@ -340,7 +245,7 @@ def _failed(look: Look, pod: Object, done: Object) -> Seen:
                 if look.log is None:
                     return Seen(_running(look, done), NeedsLog(names.COLLECTOR_CONTAINER, result))
                 result = parse_log(look.log, result)
-            outputs = result.outputs if result is not None else {}
+            outputs = _outputs(result) if result is not None else {}
         except CollectorError:
             pass  # that the step failed says more
     elif look.declared:
@@ -348,7 +253,7 @@ def _failed(look: Look, pod: Object, done: Object) -> Seen:
         if look.log is None and not look.gone:
             return Seen(_running(look, done), NeedsLog(names.STEP_CONTAINER, tail_lines=TAIL_LINES))
         message = podstate.last_line(look.log or "")
-    return Seen(replace(_ended(look, done, None, message or None), outputs=outputs))
+    return Seen(replace(over(look, done, None, message or None), outputs=outputs))
 
 
 # --- outputs ----------------------------------------------------------------------------------------
@@ -392,12 +297,12 @@ def _from_collector(look: Look, pod: Object, done: Object) -> Seen:
     text = str(ended.get("message", ""))
     if ended.get("exitCode") != 0:
         if (who := podstate.disruption(pod)) is not None or look.gone:
-            return Seen(_ended(look, done, Reason.DISRUPTED, who or "its pod was deleted"))
+            return Seen(over(look, done, Reason.DISRUPTED, who or "its pod was deleted"))
         if podstate.was_ended(pod) and ended.get("exitCode") == _TERMINATED:
             message = "its pod was ended before the collector of its outputs had come to its beginning"
-            return Seen(_ended(look, done, Reason.DISRUPTED, message))
+            return Seen(over(look, done, Reason.DISRUPTED, message))
         return Seen(
-            _ended(look, done, Reason.STEP_ERROR, f"its outputs were not collected: {podstate.container_end(ended)}")
+            over(look, done, Reason.STEP_ERROR, f"its outputs were not collected: {podstate.container_end(ended)}")
         )
     try:
         result = parse_message(text)
@@ -411,7 +316,7 @@ def _from_collector(look: Look, pod: Object, done: Object) -> Seen:
             result = read
     except CollectorError as error:
         reason = Reason.DISRUPTED if look.gone else Reason.STEP_ERROR
-        return Seen(_ended(look, done, reason, f"its outputs were lost: {error}"))
+        return Seen(over(look, done, reason, f"its outputs were lost: {error}"))
     return Seen(_with_result(look, done, result))
 
 
@@ -429,8 +334,10 @@ def _collector_busy(look: Look, pod: Object, done: Object, state: Object) -> See
     ended_at = podstate.moment(done.get("finishedAt")) or look.now
     if look.gone:
         who = podstate.disruption(pod) or "its pod was deleted"
-        return Seen(_ended(look, done, Reason.DISRUPTED, f"{who}, before its outputs were collected"))
-    if (disrupted := _pod_ended(look, pod)) is not None:
+        return Seen(over(look, done, Reason.DISRUPTED, f"{who}, before its outputs were collected"))
+    # Of a pod that we had ended the kubelet says so at once, while its collector still uploads.
+    speaks = podstate.was_ended(pod) and "running" in state and podstate.lost_at(pod) is None
+    if not speaks and (disrupted := _pod_ended(look, pod)) is not None:
         return Seen(replace(disrupted, started_at=podstate.started(done), finished_at=ended_at))
     waiting = state.get("waiting", {})
     if waiting.get("message"):
@@ -444,6 +351,8 @@ def _collector_busy(look: Look, pod: Object, done: Object, state: Object) -> See
     if since is None or debugged:
         return Seen(_running(look, done))
     settled_at = max(ended_at, since) + SETTLE_SECONDS
+    if OVER in (look.log or ""):
+        return Seen(_running(look, done, _COLLECTED))
     begun = WAITS in (look.log or "") or is_sidecar or look.now >= settled_at + READY_SECONDS
     if look.now >= settled_at and not begun and not podstate.was_ended(pod):
         again_at = None if look.log is None else look.now + 1.0
@@ -453,30 +362,15 @@ def _collector_busy(look: Look, pod: Object, done: Object, state: Object) -> See
 
 def _with_result(look: Look, done: Object, result: Result) -> Observation:
     if result.problems:
-        seen = _ended(look, done, Reason.INVALID_OUTPUTS, "; ".join(result.problems))
+        reason = Reason.STEP_ERROR if result.transient else Reason.INVALID_OUTPUTS
+        seen = over(look, done, reason, "; ".join(result.problems))
     else:
-        seen = _ended(look, done, None, None)
-    return replace(seen, outputs=result.outputs)
+        seen = over(look, done, None, None)
+    return replace(seen, outputs=_outputs(result))
 
 
-# --- observations ----------------------------------------------------------------------------------
-
-
-def _ended(look: Look, done: Object | None, reason: Reason | None, message: str | None) -> Observation:
-    """An observation of the end; `done` is the terminated state of the step's container."""
-    if message is not None and len(message) > MAX_MESSAGE:
-        message = message[: MAX_MESSAGE - 1] + "…"
-    done = done or {}
-    return Observation(
-        look.id,
-        AttemptPhase.ENDED,
-        started_at=podstate.started(done),
-        finished_at=podstate.moment(done.get("finishedAt")) or look.now,
-        exit_code=done.get("exitCode"),
-        reason=reason,
-        message=message,
-    )
-
-
-def _pending(look: Look, reason: Reason | None, message: str | None) -> Observation:
-    return Observation(look.id, AttemptPhase.PENDING, reason=reason, message=message)
+def _outputs(result: Result) -> dict[str, Value]:
+    files = {
+        name: File(each["key"], each["sha256"], each["size"], each["folder"]) for name, each in result.files.items()
+    }
+    return {**result.outputs, **files}

@@ -5,12 +5,14 @@ Pure; fields that are not there yet are nothing, and no error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from penstock.kube import names
 from penstock.kube.transports import message_share
+from penstock.step.fetch import FetchError, parse_message
 
 Object = Mapping[str, Any]
 
@@ -35,8 +37,18 @@ def failed_init(pod: Object) -> str | None:
         if done.get("exitCode", 0) != 0 and disruption(pod) is None:
             if item["name"] == names.COLLECTOR_CONTAINER:
                 return f"the collector of its outputs failed: {container_end(done)}"
+            if item["name"] == names.FETCH_CONTAINER:
+                return _not_fetched(done)
             return f"its init container {item['name']} of podTemplate failed: {container_end(done)}"
     return None
+
+
+def _not_fetched(done: Object) -> str:
+    try:
+        problems = parse_message(str(done.get("message", ""))).problems
+    except FetchError:
+        return f"its file inputs were not fetched: {container_end(done)}"
+    return "; ".join(problems)
 
 
 def container_end(done: Object) -> str:
@@ -55,6 +67,21 @@ def disruption(pod: Object) -> str | None:
     if status.get("reason") in ("Evicted", "Preempting", "Terminated", "NodeShutdown", "NodeLost", "Shutdown"):
         return f"its pod was ended by the platform ({status['reason']}): {said(status)}"
     return None
+
+
+_STORAGE = re.compile(
+    r"^(Usage of EmptyDir volume|Pod ephemeral local storage usage exceeds|Container \S+ exceeded its local ephemeral)"
+)
+
+
+def storage_exceeded(pod: Object) -> str | None:
+    """What the kubelet said where it ended the pod because it wrote more than it may; None if it did not.
+
+    That comes again with every try, unlike the eviction from a node that is short of something.
+    """
+    status = pod.get("status", {})
+    message = str(status.get("message", "")).strip()
+    return message if status.get("reason") == "Evicted" and _STORAGE.match(message) else None
 
 
 def too_long(pod: Object) -> str:
@@ -121,6 +148,13 @@ def state(pod: Object, name: str) -> Object:
     return {}
 
 
+def init_state(pod: Object, name: str) -> Object:
+    """The same for an init container."""
+    found: Object = next((item for item in containers(pod, "initContainerStatuses") if item["name"] == name), {})
+    state: Object = found.get("state", {})
+    return state
+
+
 def collector(pod: Object) -> Object | None:
     """The collector among the pod's containers, if it has one."""
     spec = pod["spec"]
@@ -129,6 +163,11 @@ def collector(pod: Object) -> Object | None:
             found: Object = item
             return found
     return None
+
+
+def transfers(pod: Object) -> bool:
+    """Whether it reads a plan of transfers."""
+    return bool(pod["spec"].get("transfers"))
 
 
 def collector_state(pod: Object) -> Object:

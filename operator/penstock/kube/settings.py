@@ -65,6 +65,14 @@ class OperatorSettings(BaseModel):
     """Bound of the values into an execution, in bytes of JSON."""
     output_bytes: Annotated[int, Field(ge=1, le=1_048_576)] = 60_000
     """Bound of the values out of an execution, in bytes of JSON."""
+    files_size_limit: Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?([EPTGMk]|[EPTGMK]i)?)?$")] = ""
+    """Bound of each volume for the files of a step, such as `20Gi`; empty: only the node's disk bounds it."""
+    transfer_patience_seconds: Annotated[int, Field(ge=10, le=86_400)] = 600
+    """How long files of a step may wait for an object store that does not answer, before the step fails."""
+    sweep_seconds: Annotated[int, Field(ge=5, le=604_800)] = 3_600
+    """How often the object store is swept: objects of executions that are gone go."""
+    cache_seconds: Annotated[int, Field(ge=86_400, le=315_360_000)] = 2_592_000
+    """How long what a step's cache remembers is kept unused."""
     max_parallel_requests: Annotated[int, Field(ge=1, le=1_000)] = 32
     """Writes to the API server that may be under way at once."""
     workers: Annotated[int, Field(ge=1, le=1_000)] = 32

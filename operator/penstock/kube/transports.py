@@ -1,11 +1,11 @@
-"""How the values of an attempt get into its pod and out of it: chosen from declarations and sizes alone.
+"""How the values and files of an attempt get into its pod and out of it: chosen from declarations and sizes alone.
 
 Pure. The step contract is the same whatever is chosen. Requests to the API server are `transport`'s, without an s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -58,6 +58,7 @@ class PodSettings:
         collector_image: the image of the collector.
         collector_mode: how it is run; a pod template with containers of its own gets a sidecar in any case.
         collector_command: what it runs. The flags keep the environment and the work folder out of Python's paths.
+        fetch_command: what runs in the same image before a step with file inputs.
         collector_uid: its user and group; another than that of steps, which so cannot read its environment.
         collector_resources: its compute resources. Room for parsing eight times the largest outputs.
         collector_pull_policy: `imagePullPolicy` of its image; None: Kubernetes' own default.
@@ -67,12 +68,18 @@ class PodSettings:
         step_output_bytes: bound of the values that one attempt may give, as compact JSON.
         empty_folders: whether a step also gets the folders that have nothing to hold. Each pod with a volume waits for
             the kubelet's volume manager, so steps without inputs and collected outputs get none.
+        files: whether there is an object store for files.
+        files_size_limit: how much each volume for files may hold, as Kubernetes writes quantities; empty: the node's
+            disk and the step's ephemeral storage bound it.
+        transfer_patience_seconds: how long a transfer may go without progress before it is given up.
+        store_authority: certificates, as PEM, of who signed that of the store; empty: those that all trust.
     """
 
     managed: bool = True
     collector_image: str = ""
     collector_mode: CollectorMode = CollectorMode.SIDECAR
     collector_command: tuple[str, ...] = ("python", "-I", "-B", "-m", "penstock.step.collector")
+    fetch_command: tuple[str, ...] = ("python", "-I", "-B", "-m", "penstock.step.fetch")
     collector_uid: int = 64_999
     collector_resources: Mapping[str, Mapping[str, str]] = field(
         default_factory=lambda: {"requests": {"cpu": "5m", "memory": "24Mi"}, "limits": {"memory": "256Mi"}}
@@ -82,6 +89,10 @@ class PodSettings:
     annotation_bytes: int = 32_768
     step_output_bytes: int = 1_048_576
     empty_folders: bool = False
+    files: bool = False
+    files_size_limit: str = ""
+    transfer_patience_seconds: int = 600
+    store_authority: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +104,21 @@ class Transport:
         way_out: how its outputs get out.
         collector: how the collector is run; None without one.
         message_bytes: what is kept of the termination message that carries the outputs.
+        files_in: whether an init container fetches files; it also puts the values beside them.
+        files_out: whether the collector uploads files.
     """
 
     way_in: WayIn
     way_out: WayOut
     collector: CollectorMode | None = None
     message_bytes: int = MESSAGE_BYTES
+    files_in: bool = False
+    files_out: bool = False
+
+    @property
+    def files(self) -> bool:
+        """Whether its pod needs a plan of transfers."""
+        return self.files_in or self.files_out
 
 
 def choose(step: Step, inputs: Mapping[str, Value], settings: PodSettings) -> Transport:
@@ -110,21 +130,41 @@ def choose(step: Step, inputs: Mapping[str, Value], settings: PodSettings) -> Tr
         settings: of the operator.
 
     Raises:
-        CannotStart: there is no way for them: files, or inputs that no ConfigMap can hold.
+        CannotStart: there is no way for them: files without an object store, or inputs that no ConfigMap can hold.
     """
-    _refuse_files(step, inputs)
-    way_in = _way_in(step, inputs, settings)
+    if not settings.files:
+        _refuse_files(step, inputs)
+    values, files = split_inputs(inputs)
+    way_in = _way_in(step, values, settings)
     extra, lasting = _brought_along(step)
+    extra += bool(files)
     message_bytes = message_share(extra + 1)
     outputs = declared_outputs(step)
     if not outputs:
-        return Transport(way_in, WayOut.NONE, message_bytes=message_bytes)
+        return Transport(way_in, WayOut.NONE, message_bytes=message_bytes, files_in=bool(files))
     largest = written_bytes(outputs)
     # Fewer, not as many: a message of the full length may have been cut.
     if largest is not None and largest < message_bytes:
-        return Transport(way_in, WayOut.TERMINATION, message_bytes=message_bytes)
+        return Transport(way_in, WayOut.TERMINATION, message_bytes=message_bytes, files_in=bool(files))
     mode = CollectorMode.SIDECAR if lasting else settings.collector_mode
-    return Transport(way_in, WayOut.COLLECTOR, mode, message_share(extra + 2))
+    files_out = any(output.type == "file" for output in outputs)
+    return Transport(way_in, WayOut.COLLECTOR, mode, message_share(extra + 2), bool(files), files_out)
+
+
+def split_inputs(
+    inputs: Mapping[str, Value],
+) -> tuple[dict[str, Value], dict[str, File | Sequence[File | None]]]:
+    """Inputs by name as values, and as files or the files of a fan-out."""
+    values: dict[str, Value] = {}
+    files: dict[str, File | Sequence[File | None]] = {}
+    for name, value in inputs.items():
+        if isinstance(value, File):
+            files[name] = value
+        elif isinstance(value, list) and any(isinstance(item, File) for item in value):
+            files[name] = [item if isinstance(item, File) else None for item in value]
+        else:
+            values[name] = value
+    return values, files
 
 
 def message_share(containers: int) -> int:
@@ -133,15 +173,12 @@ def message_share(containers: int) -> int:
 
 
 def _refuse_files(step: Step, inputs: Mapping[str, Value]) -> None:
-    later = "files need object storage, which comes with the next version"
-    for name, value in inputs.items():
-        if isinstance(value, File) or (isinstance(value, list) and any(isinstance(item, File) for item in value)):
-            raise CannotStart(f"spec.steps[{step.name}].inputs[{name}]: {later}; pass a value, or run it locally")
+    needed = "files need an object store, and this operator has none; name one in its settings (PENSTOCK_STORE_URL)"
+    for name in split_inputs(inputs)[1]:
+        raise CannotStart(f"spec.steps[{step.name}].inputs[{name}]: {needed}, or pass a value")
     for output in step.outputs:
         if output.type.value == "file":
-            raise CannotStart(
-                f"spec.steps[{step.name}].outputs[{output.name}].type: {later}; give a value, or run it locally"
-            )
+            raise CannotStart(f"spec.steps[{step.name}].outputs[{output.name}].type: {needed}, or give a value")
 
 
 # --- in -------------------------------------------------------------------------------------------

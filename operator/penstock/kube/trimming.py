@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.kube import names
-from penstock.step.values import JsonObject
+from penstock.step.values import JsonObject, compact_json
 
 _POD_METADATA = ("name", "uid", "annotations", "deletionTimestamp", "deletionGracePeriodSeconds", "creationTimestamp")
 _SHORT = 32
 """Characters of a text that others are likely to have as well: phases, types, reasons, moments."""
+_STATUS = ("phase", "reason", "message", "startTime")
+_READ_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
+_CONTAINER_STATUSES = ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+_MOST_SHARED = 4_096
 
 
 def pod(body: Mapping[str, Any]) -> JsonObject:
@@ -27,11 +31,26 @@ def pod(body: Mapping[str, Any]) -> JsonObject:
             "activeDeadlineSeconds": spec.get("activeDeadlineSeconds"),
             "terminationGracePeriodSeconds": spec.get("terminationGracePeriodSeconds", 30),
             "runAsUser": spec.get("securityContext", {}).get("runAsUser"),
-            "containers": [_container(each) for each in spec.get("containers", ())],
-            "initContainers": [_container(each) for each in spec.get("initContainers", ())],
+            "transfers": any(each["name"] == names.TRANSFERS_VOLUME for each in spec.get("volumes", ())),
+            "containers": _containers(spec.get("containers", ())),
+            "initContainers": _containers(spec.get("initContainers", ())),
         },
-        "status": _shared(body.get("status", {})),
+        "status": _shared(_status(body.get("status", {}))),
     }
+
+
+def _status(status: Mapping[str, Any]) -> JsonObject:
+    found: JsonObject = {key: status[key] for key in _STATUS if key in status}
+    # That a pod was placed is said by its node.
+    found["conditions"] = [
+        each
+        for each in status.get("conditions", ())
+        if each["type"] in _READ_CONDITIONS and not (each["type"] == "PodScheduled" and each["status"] == "True")
+    ]
+    for kind in _CONTAINER_STATUSES:
+        if kind in status:
+            found[kind] = [{"name": each["name"], "state": each.get("state", {})} for each in status[kind]]
+    return found
 
 
 def _shared(found: Any) -> Any:
@@ -41,6 +60,17 @@ def _shared(found: Any) -> Any:
     if isinstance(found, list):
         return [_shared(value) for value in found]
     return sys.intern(found) if isinstance(found, str) and len(found) <= _SHORT else found
+
+
+_known: dict[str, list[JsonObject]] = {}
+"""Containers of pod specs by their text: all pods of a step have the same, and nobody changes them."""
+
+
+def _containers(listed: Sequence[Mapping[str, Any]]) -> list[JsonObject]:
+    found = [_container(each) for each in listed]
+    if len(_known) >= _MOST_SHARED:
+        _known.clear()
+    return _known.setdefault(compact_json(found), found)
 
 
 def _container(container: Mapping[str, Any]) -> JsonObject:

@@ -2,6 +2,8 @@
 
 It waits until the step is over, judges what the step left in the volume that both see, and says so in its termination
 message: one JSON object with `outputs` (the sound values by name) and, if something is wrong, `problems` (sentences).
+Where it has a plan of transfers (`PENSTOCK_TRANSFERS`), the step's files go to the store first; then there are `files`
+(what is in the store, by name) and, if only the platform was in the way, `"transient": true`.
 What is too long for that goes to its log, and the message is `{"log": {"size": …, "sha256": …}}` of that JSON.
 
 In the log the JSON is compressed and written in numbered lines of ASCII, shorter than any runtime splits lines at, so
@@ -14,6 +16,8 @@ How it knows that the step is over (`PENSTOCK_COLLECTOR_WAIT`):
   seen but the step has written something, the step was faster than the collector's start. If there is neither, the
   step's image may still be on its way. SIGTERM then ends the wait, but never before the step. That it may be sent is
   told by the line `WAITS` in the log: before, it would just end the collector.
+
+Once it knows, it says so with the line `OVER`. From then on SIGTERM changes nothing: it ends by itself.
 """
 
 from __future__ import annotations
@@ -31,11 +35,16 @@ from penstock.step.values import Declared, JsonObject, compact_json, load_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from penstock.step.transfer import Problem
+
 SIGNAL = "signal"
 PROCESSES = "processes"
 
 WAITS = "penstock: waits for the step"
-"""The first line of the log, once SIGTERM is understood."""
+"""The first line of the log if the step was not over at the first look; SIGTERM is understood by then."""
+
+OVER = "penstock: the step is over"
+"""The line of the log after which outputs are read and uploaded."""
 
 MESSAGE_BYTES = 4_000
 """Of the 4,096 bytes of a termination message."""
@@ -50,6 +59,7 @@ _OUTPUTS = "PENSTOCK_OUTPUTS"
 _MESSAGE = "PENSTOCK_COLLECTOR_MESSAGE"
 _MESSAGE_BYTES = "PENSTOCK_COLLECTOR_MESSAGE_BYTES"
 _LIMIT = "PENSTOCK_COLLECTOR_LIMIT"
+_TRANSFERS = "PENSTOCK_TRANSFERS"
 
 _MARK = "penstock-outputs"
 _CHUNK = 6_000
@@ -70,10 +80,14 @@ class Result(NamedTuple):
     Attributes:
         outputs: the declared values that are as declared, by name.
         problems: a sentence for each thing that is wrong; empty: the outputs are complete.
+        files: the declared files that are in the store, by name: `{"key", "sha256", "size", "folder"}`.
+        transient: whether all that is wrong is the platform's trouble, so that the same might work later.
     """
 
     outputs: JsonObject
     problems: list[str]
+    files: Mapping[str, JsonObject] = {}
+    transient: bool = False
 
 
 class InLog(NamedTuple):
@@ -100,6 +114,7 @@ def environment(
     message_bytes: int,
     limit: int,
     wait: str,
+    plan_file: str | None = None,
 ) -> dict[str, str]:
     """The variables that tell a collector what to do.
 
@@ -111,8 +126,10 @@ def environment(
         message_bytes: how long it may be.
         limit: bytes that the values may have in all, as compact JSON.
         wait: `SIGNAL` or `PROCESSES`.
+        plan_file: the plan of transfers (see `plan`); None where no output is a file.
     """
-    return {
+    transfers = {} if plan_file is None else {_TRANSFERS: plan_file}
+    return transfers | {
         _WAIT: wait,
         _DECLARED: compact_json([list(output) for output in declared]),
         _OUTPUT: output_file,
@@ -176,10 +193,10 @@ def parse_log(text: str, wanted: InLog) -> Result:
 
 
 def _result(found: JsonObject) -> Result:
-    outputs, problems = found["outputs"], found.get("problems", [])
-    if not isinstance(outputs, dict) or not isinstance(problems, list):
+    outputs, problems, files = found["outputs"], found.get("problems", []), found.get("files", {})
+    if not isinstance(outputs, dict) or not isinstance(problems, list) or not isinstance(files, dict):
         raise TypeError("not a result")
-    return Result(outputs, [str(problem) for problem in problems])
+    return Result(outputs, [str(problem) for problem in problems], files, bool(found.get("transient", False)))
 
 
 # --- what it does -----------------------------------------------------------------------------------
@@ -195,6 +212,7 @@ class Settings(NamedTuple):
     message_bytes: int
     limit: int
     wait: str
+    plan_file: Path | None
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
@@ -219,6 +237,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
             message_bytes=int(env[_MESSAGE_BYTES]),
             limit=int(env[_LIMIT]),
             wait=env[_WAIT],
+            plan_file=Path(env[_TRANSFERS]) if env.get(_TRANSFERS) else None,
         )
     except (ValueError, TypeError) as error:
         raise CollectorError(f"the variables PENSTOCK_… are not as the operator writes them: {error}") from None
@@ -245,7 +264,8 @@ class _Stop:
         import select  # noqa: PLC0415
 
         wanted = list(descriptors) if self.asked else [self.wake, *descriptors]
-        select.select(wanted, [], [], seconds)
+        if wanted or seconds is not None:  # it may have come since the caller looked
+            select.select(wanted, [], [], seconds)
 
 
 class Processes:
@@ -297,13 +317,17 @@ class Processes:
 
 def wait_for_processes(processes: Processes, settings: Settings, stop: _Stop) -> None:
     """Return when the step is over; see the module's text."""
-    seen = False
+    seen = said = False
     pause = _OFTEN
     while True:
         # In this order: what was written before no process was there was written by a step that is over.
         wrote = _wrote(settings)
         asked = stop.asked
         alive = processes.alive()
+        if not said and (alive or not (wrote or asked)):
+            # Only now: who reads it and sees no end of the step is to find that this one will not see it either.
+            print(WAITS, flush=True)
+            said = True
         if alive:
             seen = True
             _await_end(alive[0], stop)
@@ -344,7 +368,7 @@ def _wrote(settings: Settings) -> bool:
 
 
 def report(settings: Settings) -> None:
-    """Collect the outputs and say what was found.
+    """Collect the outputs, upload the files among them, and say what was found.
 
     Raises:
         OSError: it cannot be said.
@@ -353,12 +377,30 @@ def report(settings: Settings) -> None:
 
     found = collect(settings.declared, settings.output_file, settings.outputs_dir, limit=settings.limit)
     result: JsonObject = {"outputs": found.values}
-    if found.problems:
-        result["problems"] = _shortened(found.problems)
+    problems = list(found.problems)
+    if found.files and settings.plan_file is not None:
+        files, failed = _upload(settings.plan_file, found.files)
+        result["files"] = files
+        if failed and not problems and all(problem.transient for problem in failed):
+            result["transient"] = True
+        problems += [problem.text for problem in failed]
+    if problems:
+        result["problems"] = _shortened(problems)
     data = compact_json(result).encode()
     if len(data) > settings.message_bytes:
         data = _to_log(data)
     settings.message_file.write_bytes(data)
+
+
+def _upload(plan_file: Path, files: Mapping[str, Path]) -> tuple[dict[str, JsonObject], list[Problem]]:
+    """Give files to the store; returns what is there by name, and what is wrong."""
+    from penstock.step.plan import Plan, PlanError  # noqa: PLC0415 - few steps have files
+    from penstock.step.transfer import Problem, upload_outputs  # noqa: PLC0415
+
+    try:
+        return upload_outputs(Plan(plan_file), files)
+    except (PlanError, ValueError) as error:
+        return {}, [Problem(str(error), transient=True)]
 
 
 def _shortened(problems: list[str]) -> list[str]:
@@ -390,11 +432,11 @@ def main() -> int:
     except CollectorError as error:
         return _fail(EXIT_CONFIGURATION, str(error))
     if settings.wait == PROCESSES:
-        print(WAITS, flush=True)
         wait_for_processes(Processes(), settings, stop)
     else:
         while not stop.asked:
             stop.pause(None)
+    print(OVER, flush=True)
     try:
         report(settings)
     except OSError as error:

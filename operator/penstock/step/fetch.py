@@ -19,6 +19,7 @@ from penstock.step.transfer import Problem, fetch_inputs
 from penstock.step.values import JsonObject, compact_json, load_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import FrameType
 
 EXIT_CONFIGURATION = 64
@@ -29,6 +30,7 @@ EXIT_TRANSIENT = 75
 _TRANSFERS = "PENSTOCK_TRANSFERS"
 _INPUTS = "PENSTOCK_INPUTS"
 _MESSAGE = "PENSTOCK_FETCH_MESSAGE"
+_GIVEN = "PENSTOCK_GIVEN"
 
 _MESSAGE_BYTES = 4_000
 """Of the 4,096 bytes of a termination message."""
@@ -55,15 +57,18 @@ class Fetched(NamedTuple):
 # --- for whoever starts it and reads what it said ---------------------------------------------------
 
 
-def environment(*, plan_file: str, inputs_dir: str, message_file: str) -> dict[str, str]:
+def environment(*, plan_file: str, inputs_dir: str, message_file: str, given_dir: str | None = None) -> dict[str, str]:
     """The variables that tell a fetch what to do; `wire.PATIENCE` and its like may go with them.
 
     Args:
         plan_file: the plan of transfers (see `plan`).
         inputs_dir: the folder that the step sees as `$PENSTOCK_INPUTS`, as the fetch sees it.
         message_file: where the termination message goes.
+        given_dir: a folder with the values among the inputs, each a file, which are copied beside the fetched files;
+            None: there are none.
     """
-    return {_TRANSFERS: plan_file, _INPUTS: inputs_dir, _MESSAGE: message_file}
+    env = {_TRANSFERS: plan_file, _INPUTS: inputs_dir, _MESSAGE: message_file}
+    return env if given_dir is None else {**env, _GIVEN: given_dir}
 
 
 def parse_message(text: str) -> Fetched:
@@ -93,10 +98,25 @@ def fetch(env: Mapping[str, str]) -> list[Problem]:
 
     from penstock.step.plan import Plan, PlanError  # noqa: PLC0415
 
+    inputs = Path(env[_INPUTS])
+    if _GIVEN in env and (problem := _copy(Path(env[_GIVEN]), inputs)) is not None:
+        return [problem]
     try:
-        return fetch_inputs(Plan(Path(env[_TRANSFERS])), Path(env[_INPUTS]))
+        return fetch_inputs(Plan(Path(env[_TRANSFERS])), inputs)
     except (PlanError, ValueError) as error:
         raise FetchError(str(error)) from None
+
+
+def _copy(given: Path, inputs: Path) -> Problem | None:
+    """Copy the values among the inputs to where the files will be."""
+    try:
+        inputs.mkdir(parents=True, exist_ok=True)
+        for source in given.iterdir():
+            if not source.name.startswith("."):  # how a kubelet keeps versions of a volume
+                (inputs / source.name).write_bytes(source.read_bytes())
+    except OSError as error:
+        return Problem(f"the values among the inputs cannot be copied to {inputs}: {error.strerror}", transient=False)
+    return None
 
 
 def message(problems: list[Problem]) -> str:

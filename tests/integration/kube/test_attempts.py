@@ -131,10 +131,10 @@ def _merge(target: Json, change: Json) -> None:
 class NoCache:
     """Remembers nothing."""
 
-    async def lookup(self, fingerprint: str) -> CacheEntry | None:
+    async def lookup(self, namespace: str, fingerprint: str) -> CacheEntry | None:
         """Nothing."""
 
-    async def remember(self, entry: CacheEntry) -> None:
+    async def remember(self, namespace: str, entry: CacheEntry) -> None:
         """Nothing."""
 
 

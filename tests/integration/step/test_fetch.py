@@ -132,3 +132,23 @@ def test_it_ends_at_once_when_the_pod_is_deleted(tmp_path: Path, store: Store) -
         ended.set()
     assert process.returncode == 143
     assert not (tmp_path / "inputs" / "table").exists()
+
+
+def test_values_are_put_beside_the_files(tmp_path: Path, store: Store) -> None:
+    store.path("table").write_bytes(b"hello")
+    write_plan(tmp_path / "plan", given(store, "table", "table", store.path("table")))
+    values = tmp_path / "given"
+    (values / "..data").mkdir(parents=True)  # as a kubelet makes it
+    (values / "text").write_bytes(b"a\r\n\xff")
+    assert run(tmp_path, PENSTOCK_GIVEN=str(values)) == (0, fetch.Fetched([], transient=False), "")
+    assert sorted(path.name for path in (tmp_path / "inputs").iterdir()) == ["table", "text"]
+    assert (tmp_path / "inputs" / "text").read_bytes() == b"a\r\n\xff"
+
+
+def test_values_that_are_not_there_are_said(tmp_path: Path) -> None:
+    write_plan(tmp_path / "plan")
+    code, found, _ = run(tmp_path, PENSTOCK_GIVEN=str(tmp_path / "none"))
+    assert (code, found.transient) == (fetch.EXIT_INPUTS, False)
+    assert found.problems == [
+        f"the values among the inputs cannot be copied to {tmp_path / 'inputs'}: No such file or directory"
+    ]

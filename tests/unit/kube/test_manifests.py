@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kube_objects import IDENTITY, SETTINGS, an_attempt
 from penstock.controller.contract import CannotStart
-from penstock.kube.manifests import Attempt, command_line, config_map, end_now, job, job_status, pod
+from penstock.engine.types import File
+from penstock.kube.manifests import Attempt, command_line, config_map, end_now, job, job_status, pod, secret
 from penstock.kube.merging import merge
 from penstock.kube.transports import CollectorMode, PodSettings
 from penstock.step.inputs import expand
@@ -98,6 +100,118 @@ def test_building_twice_gives_the_same_and_shares_nothing() -> None:
     assert pod(attempt, job_uid="j-1") == again
 
 
+# --- files ------------------------------------------------------------------------------------------
+
+STORE = replace(SHARED, files=True, files_size_limit="2Gi", transfer_patience_seconds=100)
+FILE = File("executions/u/prepare/1/table", "0" * 64, 3)
+
+
+def volumes(found: dict[str, Any]) -> dict[str, Any]:
+    return {each.pop("name"): each for each in found["spec"]["volumes"]}
+
+
+def mounts(container: dict[str, Any]) -> dict[str, Any]:
+    return {
+        each["mountPath"]: (each["name"], each.get("subPath"), each.get("readOnly"))
+        for each in container["volumeMounts"]
+    }
+
+
+def test_file_inputs_are_fetched_by_an_init_container_that_puts_the_values_beside_them() -> None:
+    found = a_pod(STORE, inputs={"table": FILE, "parts": [FILE, None], "rows": 5})
+    (fetch,) = found["spec"]["initContainers"]
+    assert (fetch["name"], fetch["image"]) == ("penstock-fetch", "penstock:1")
+    assert fetch["command"] == ["python", "-I", "-B", "-m", "penstock.step.fetch"]
+    assert {each["name"]: each["value"] for each in fetch["env"]} == {
+        "PENSTOCK_TRANSFERS": "/penstock/transfers/plan.json",
+        "PENSTOCK_INPUTS": "/penstock/inputs",
+        "PENSTOCK_FETCH_MESSAGE": "/dev/termination-log",
+        "PENSTOCK_GIVEN": "/penstock/given",
+        "PENSTOCK_TRANSFER_PATIENCE": "100",
+    }
+    assert mounts(fetch) == {
+        "/penstock/inputs": ("penstock-inputs", None, None),
+        "/penstock/given": ("penstock-given", "..data", True),
+        "/penstock/transfers": ("penstock-transfers", None, True),
+    }
+    assert mounts(step_of(found)) == {"/penstock/inputs": ("penstock-inputs", None, True)}
+    env = env_of(found)
+    assert (env["INPUT_TABLE"], env["INPUT_PARTS"]) == ("/penstock/inputs/table", "/penstock/inputs/parts")
+    assert env["INPUT_ROWS"]["fieldRef"]["fieldPath"] == "metadata.annotations['inputs.penstock.dev/rows']"
+    assert names(found["spec"]["containers"]) == ["step"]
+    given = volumes(found)
+    assert set(given) == {"penstock-inputs", "penstock-given", "penstock-transfers"}
+    assert given["penstock-inputs"] == {"emptyDir": {"sizeLimit": "2Gi"}}
+    assert [each["path"] for each in given["penstock-given"]["downwardAPI"]["items"]] == ["rows"]
+    assert given["penstock-transfers"] == {"secret": {"secretName": found["metadata"]["name"]}}
+    assert "terminationGracePeriodSeconds" not in found["spec"]
+
+
+def test_file_outputs_are_uploaded_by_the_collector_which_alone_has_the_plan() -> None:
+    found = a_pod(STORE, outputs={"model": "file"})
+    (collector,) = [each for each in found["spec"]["containers"] if each["name"] == "collector"]
+    env = {each["name"]: each["value"] for each in collector["env"]}
+    assert env["PENSTOCK_TRANSFERS"] == "/penstock/transfers/plan.json"
+    assert (env["TMPDIR"], env["PENSTOCK_TRANSFER_PATIENCE"]) == ("/tmp", "100")
+    assert mounts(collector) == {
+        "/penstock/values": ("penstock-values", None, True),
+        "/penstock/outputs": ("penstock-outputs", None, True),
+        "/penstock/transfers": ("penstock-transfers", None, True),
+        "/tmp": ("penstock-scratch", None, None),
+    }
+    assert set(mounts(step_of(found))) == {"/penstock/values", "/penstock/outputs"}
+    given = volumes(found)
+    assert set(given) == {"penstock-values", "penstock-outputs", "penstock-transfers", "penstock-scratch"}
+    assert given["penstock-outputs"] == given["penstock-scratch"] == {"emptyDir": {"sizeLimit": "2Gi"}}
+    assert given["penstock-values"] == {"emptyDir": {}}
+    assert "terminationGracePeriodSeconds" not in found["spec"]
+
+
+def test_a_sidecar_has_the_time_for_an_upload_that_begins_when_it_is_told_to_end() -> None:
+    sidecar = replace(STORE, collector_mode=CollectorMode.SIDECAR)
+    assert a_pod(sidecar, outputs={"model": "file"})["spec"]["terminationGracePeriodSeconds"] == 160
+    assert "terminationGracePeriodSeconds" not in a_pod(sidecar, outputs={"model": "json"})["spec"]
+    template = {"spec": {"terminationGracePeriodSeconds": 5}}
+    own = a_pod(sidecar, outputs={"model": "file"}, podTemplate=template)
+    assert own["spec"]["terminationGracePeriodSeconds"] == 5
+
+
+def test_what_a_template_starts_first_is_there_when_files_are_fetched() -> None:
+    proxy = {"name": "proxy", "image": "p:1", "restartPolicy": "Always"}
+    found = a_pod(
+        STORE, inputs={"table": FILE}, outputs={"m": "file"}, podTemplate={"spec": {"initContainers": [proxy]}}
+    )
+    assert names(found["spec"]["initContainers"]) == ["collector", "proxy", "penstock-fetch"]
+
+
+def test_the_plan_is_a_secret_of_the_attempts_job() -> None:
+    attempt = an_attempt(STORE, outputs={"model": "file"})
+    found = secret(attempt, job_uid="j-1", plan="{}")
+    assert found["stringData"] == {"plan.json": "{}"}
+    assert found["metadata"]["name"] == attempt.name
+    assert found["metadata"]["ownerReferences"] == [
+        {"apiVersion": "batch/v1", "kind": "Job", "name": attempt.name, "uid": "j-1"}
+    ]
+    assert "immutable" not in found
+
+
+def test_a_store_with_an_authority_of_its_own_is_trusted_by_what_transfers_and_by_nothing_else() -> None:
+    attempt = an_attempt(replace(STORE, store_authority="PEM"), inputs={"table": FILE}, outputs={"model": "file"})
+    assert secret(attempt, job_uid="j-1", plan="{}")["stringData"]["ca.crt"] == "PEM"
+    spec = pod(attempt, job_uid="j-1")["spec"]
+    trusting = {
+        each["name"]: [item["value"] for item in each["env"] if item["name"] == "SSL_CERT_FILE"]
+        for each in (*spec["initContainers"], *spec["containers"])
+    }
+    place = ["/penstock/transfers/ca.crt"]
+    assert trusting == {"penstock-fetch": place, "step": [], "collector": place}
+
+
+def test_files_need_the_collectors_image_too() -> None:
+    with pytest.raises(CannotStart, match=r"spec\.steps\[train\]\.inputs: the operator has no collector image"):
+        a_pod(PodSettings(files=True), inputs={"table": FILE})
+
+
 # --- security ---------------------------------------------------------------------------------------
 
 WILD = {
@@ -117,11 +231,13 @@ WILD = {
 
 @pytest.mark.parametrize("template", [None, WILD])
 @pytest.mark.parametrize("settings", [SETTINGS, SHARED])
-@pytest.mark.parametrize("outputs", [{}, {"n": "number"}, {"j": "json"}])
+@pytest.mark.parametrize("outputs", [{}, {"n": "number"}, {"j": "json"}, {"f": "file"}])
+@pytest.mark.parametrize("inputs", [{"rows": 1}, {"rows": 1, "table": FILE}])
 def test_every_pod_is_restricted_whatever_its_template_says(
-    template: Any, settings: PodSettings, outputs: dict[str, Any]
+    template: Any, settings: PodSettings, outputs: dict[str, Any], inputs: dict[str, Any]
 ) -> None:
-    spec = a_pod(settings, outputs=outputs, inputs={"rows": 1}, podTemplate=template)["spec"]
+    settings = replace(settings, files=True)
+    spec = a_pod(settings, outputs=outputs, inputs=inputs, podTemplate=template)["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert (spec["restartPolicy"], spec["enableServiceLinks"]) == ("Never", False)
@@ -130,7 +246,7 @@ def test_every_pod_is_restricted_whatever_its_template_says(
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
         assert container["securityContext"].get("runAsNonRoot", True)
-    assert all(set(item) & {"emptyDir", "downwardAPI", "configMap"} for item in spec.get("volumes", []))
+    assert all(set(item) & {"emptyDir", "downwardAPI", "configMap", "secret"} for item in spec.get("volumes", []))
 
 
 def test_a_service_account_that_a_template_names_brings_its_token() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from kube_objects import NOON, SETTINGS, Reported, second
 from penstock.controller.contract import declared_outputs
-from penstock.engine.types import AttemptId, AttemptPhase, Observation
+from penstock.engine.types import AttemptId, AttemptPhase, File, Observation
+from penstock.kube.looks import Look, NeedsLog, Seen
 from penstock.kube.manifests import job
-from penstock.kube.outcomes import Look, NeedsLog, Seen, observe
+from penstock.kube.outcomes import observe
 from penstock.kube.podstate import needs_ending
 from penstock.kube.transports import CollectorMode, PodSettings
 from penstock.step import collector
@@ -519,3 +520,89 @@ def test_a_template_container_that_runs_on_does_not_hold_up_a_failure() -> None:
 def test_messages_have_a_bound() -> None:
     seen = look(Reported().terminated(3, "x" * 5_000).failed()).observation
     assert len(seen.message or "") == 4_096
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+STORE = PodSettings(collector_image="penstock:1", collector_mode=CollectorMode.SHARED, files=True)
+GIVES: dict[str, Any] = {"outputs": {"model": "file"}}
+TAKES: dict[str, Any] = {"inputs": {"table": File("executions/u/s/1/table", "0" * 64, 3)}}
+UPLOADED = '{"model":{"key":"executions/u/train/1/model","sha256":"ab","size":5,"folder":true}}'
+
+
+def test_what_was_uploaded_is_an_output() -> None:
+    told = Reported(STORE, **GIVES).terminated()
+    told.terminated(message=f'{{"outputs":{{}},"files":{UPLOADED}}}', name="collector")
+    seen = look(told).observation
+    assert (seen.reason, seen.outputs) == (None, {"model": File("executions/u/train/1/model", "ab", 5, folder=True)})
+
+
+@pytest.mark.parametrize(("transient", "reason"), [("true", "StepError"), ("false", "InvalidOutputs")])
+def test_an_upload_that_failed_is_the_platforms_trouble_or_the_steps(transient: str, reason: str) -> None:
+    told = Reported(STORE, **GIVES).terminated()
+    message = f'{{"outputs":{{}},"files":{{}},"problems":["output \\"model\\": no"],"transient":{transient}}}'
+    told.terminated(message=message, name="collector")
+    assert end(told) == (reason, 0, 'output "model": no')
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_collector_that_uploads_is_left_alone_however_long_it_takes(code: int) -> None:
+    told = Reported(STORE, **GIVES).terminated(code).running("collector", at=NOON)
+    assert waits(told, now=NOON + 12).needs == NeedsLog("collector", tail_lines=20)
+    log = f"{collector.WAITS}\n{collector.OVER}\n"
+    for later in (12, 100, 10_000):
+        seen = waits(told, now=NOON + later, log=log)
+        assert (seen.end_pod, seen.needs) == (False, None)
+        assert seen.observation.message == "its outputs are being collected"
+    told.terminated(message=f'{{"outputs":{{}},"files":{UPLOADED}}}', name="collector").failed()
+    found = look(told, log=log).observation
+    assert (found.phase, found.exit_code, set(found.outputs)) == (AttemptPhase.ENDED, code, {"model"})
+
+
+def test_nobody_waits_for_the_uploads_of_a_pod_that_was_ended() -> None:
+    told = ended(Reported(STORE, **GIVES).terminated(143).running("collector", at=NOON))
+    assert end(told, now=NOON + 30, log=collector.OVER)[:2] == (None, 143)
+
+
+def test_people_are_told_that_inputs_are_fetched_if_it_takes_a_while() -> None:
+    told = Reported(STORE, **TAKES).waiting("PodInitializing").running("penstock-fetch", at=NOON, init=True)
+    assert (pending(told, now=NOON + 9), look(told, now=NOON + 9).again_at) == ((None, ""), NOON + 10)
+    assert pending(told, now=NOON + 10) == (None, "its file inputs are being fetched")
+    assert look(told, now=NOON + 10).again_at is None
+
+
+def test_inputs_that_could_not_be_fetched_are_said() -> None:
+    told = Reported(STORE, **TAKES)
+    told.terminated(
+        65, '{"problems":["input \\"table\\": is gone"],"transient":false}', name="penstock-fetch", init=True
+    )
+    assert end(told.failed()) == ("StepError", None, 'input "table": is gone')
+    told.terminated(137, reason="OOMKilled", name="penstock-fetch", init=True)
+    assert end(told) == ("StepError", None, "its file inputs were not fetched: exit code 137 (OOMKilled)")
+
+
+FULL = 'Usage of EmptyDir volume "penstock-outputs" exceeds the limit "1Gi". '
+
+
+def test_a_step_that_fills_its_volume_has_failed_and_was_not_disrupted() -> None:
+    told = Reported(STORE, **GIVES).terminated(137).terminated(137, name="collector").failed("Evicted", FULL)
+    reason, code, message = end(told)
+    assert (reason, code) == ("StepFailed", 137)
+    assert message.startswith('it wrote more than it may: Usage of EmptyDir volume "penstock-outputs" exceeds')
+    assert end(Reported(STORE, **TAKES).failed("Evicted", FULL))[0] == "StepFailed"
+    # Outputs that were uploaded before that are there.
+    kept = Reported(STORE, **GIVES).terminated().failed("Evicted", FULL)
+    kept.terminated(message=f'{{"outputs":{{}},"files":{UPLOADED}}}', name="collector")
+    assert end(kept)[0] is None
+    lost = Reported(STORE, **GIVES).terminated().terminated(137, name="collector").failed("Evicted", FULL)
+    assert end(lost)[0] == "StepFailed"
+    low = "The node was low on resource: ephemeral-storage."
+    assert end(Reported(STORE, **GIVES).terminated(137).failed("Evicted", low))[0] == "Disrupted"
+
+
+def test_a_collector_whose_pod_was_ended_is_heard_to_the_end() -> None:
+    told = ended(Reported(STORE, **GIVES).terminated().running("collector", at=NOON))
+    told.failed("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+    assert not waits(told, now=NOON + 100, log=collector.OVER).end_pod
+    told.terminated(message=f'{{"outputs":{{}},"files":{UPLOADED}}}', name="collector")
+    assert set(look(told).observation.outputs) == {"model"}

@@ -105,11 +105,44 @@ FILE = File("k", "0" * 64, 3)
         ({"outputs": {"model": "file"}}, "outputs[model].type"),
     ],
 )
-def test_files_are_refused_for_now_with_their_place(fields: dict[str, Any], place: str) -> None:
-    told = start(**{**fields, "inputs": {}}) if "outputs" in fields else start()
-    with pytest.raises(CannotStart, match="files need object storage, which comes with the next version") as refused:
-        choose(told.step.spec, fields.get("inputs", {}), SETTINGS)
+def test_without_an_object_store_files_are_refused_with_their_place(fields: dict[str, Any], place: str) -> None:
+    with pytest.raises(
+        CannotStart, match="files need an object store, and this operator has none; name one"
+    ) as refused:
+        chosen(**fields)
     assert str(refused.value).startswith(f"spec.steps[train].{place}: ")
+
+
+STORE = PodSettings(collector_image="penstock:1", collector_mode=CollectorMode.SHARED, files=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "transport"),
+    [
+        ({"inputs": {"table": FILE}}, Transport(WayIn.NONE, WayOut.NONE, files_in=True)),
+        ({"inputs": {"parts": [None, FILE]}}, Transport(WayIn.NONE, WayOut.NONE, files_in=True)),
+        ({"inputs": {"parts": [None, None]}}, Transport(WayIn.ANNOTATIONS, WayOut.NONE)),
+        (
+            {"inputs": {"table": FILE, "rows": 3}, "outputs": {"n": "number"}},
+            Transport(WayIn.ANNOTATIONS, WayOut.TERMINATION, files_in=True),
+        ),
+        (
+            {"inputs": {"table": FILE, "text": "x" * 40_000}},
+            Transport(WayIn.CONFIG_MAP, WayOut.NONE, files_in=True),
+        ),
+        (
+            {"outputs": {"n": "number", "model": "file"}},
+            Transport(WayIn.NONE, WayOut.COLLECTOR, CollectorMode.SHARED, files_out=True),
+        ),
+        (
+            {"inputs": {"table": FILE}, "outputs": {"j": "json"}},
+            Transport(WayIn.NONE, WayOut.COLLECTOR, CollectorMode.SHARED, files_in=True),
+        ),
+    ],
+)
+def test_files_are_fetched_before_a_step_and_uploaded_after_it(fields: dict[str, Any], transport: Transport) -> None:
+    assert chosen(STORE, **fields) == transport
+    assert transport.files == (transport.files_in or transport.files_out)
 
 
 SIDECAR = {"name": "proxy", "image": "proxy:1"}

@@ -109,16 +109,14 @@ def test_what_is_wrong_is_said_beside_what_is_sound(running: Callable[..., Runni
     one = running(ROWS, TEXT).start()
     one.output.write_text("rows=many\ntext=fine\n")
     one.stop()
-    outputs, problems = one.result()
-    assert outputs == {"text": "fine"}
-    assert problems == ['output "rows": wanted a number, got the string "many"']
+    assert one.result() == Result({"text": "fine"}, ['output "rows": wanted a number, got the string "many"'])
 
 
 def test_many_problems_are_cut_short_and_counted(running: Callable[..., Running]) -> None:
     one = running(*(Declared(f"o{number}", "number") for number in range(50))).start()
     one.stop()
-    outputs, problems = one.result()
-    assert (outputs, len(problems), problems[-1]) == ({}, 11, "and 40 more")
+    found = one.result()
+    assert (found.outputs, len(found.problems), found.problems[-1]) == ({}, 11, "and 40 more")
 
 
 @pytest.mark.parametrize("size", [1, 3_970, 4_000, 4_095, 4_096, 4_097, 60_000, 1_000_000])
@@ -140,9 +138,16 @@ def test_values_over_the_limit_are_a_problem_that_names_it(running: Callable[...
     one = running(TEXT, limit=1_000).start()
     one.output.write_text(f"text={'x' * 2_000}\n")
     one.stop()
-    outputs, problems = one.result()
-    assert outputs == {}
-    assert "the limit is 1,000" in problems[0]
+    found = one.result()
+    assert found.outputs == {}
+    assert "the limit is 1,000" in found.problems[0]
+
+
+def test_a_sigterm_between_a_look_and_the_sleep_is_not_slept_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    stop = collector._Stop()
+    stop.asked = True
+    stop.pause(None)
 
 
 # --- beside the step's processes --------------------------------------------------------------------

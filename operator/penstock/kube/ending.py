@@ -1,0 +1,61 @@
+"""Ends the objects of attempts: Pods that would run on, and the Jobs that we manage."""
+
+from __future__ import annotations
+
+import contextlib
+
+from penstock.engine.reasons import Reason
+from penstock.engine.types import Observation
+from penstock.kube import manifests, podstate
+from penstock.kube.client import Client
+from penstock.kube.errors import NotFound
+from penstock.kube.resources import JOBS, PODS
+from penstock.kube.runs import Run
+
+
+class Ending:
+    """Ends objects.
+
+    Args:
+        client: the REST client.
+        managed: whether we manage Jobs ourselves.
+    """
+
+    def __init__(self, client: Client, *, managed: bool) -> None:
+        self._client = client
+        self._managed = managed
+
+    async def pod(self, run: Run) -> None:
+        """Have what still runs of an attempt ended, or its pod deleted where no kubelet could end it."""
+        if run.pod is None or run.gone or not podstate.needs_ending(run.pod):
+            return
+        with contextlib.suppress(NotFound):
+            if podstate.has_node(run.pod):
+                await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
+            else:
+                await self.without_node(run)
+
+    async def without_node(self, run: Run) -> None:
+        """End what no kubelet is there to end yet: once it had a node, it would run for a second."""
+        if run.pod is None and not self._managed:  # the Job controller would make it only now
+            await self._client.delete(JOBS, run.name, run.identity.namespace)
+        else:
+            await self._client.delete(PODS, run.pod_name, run.identity.namespace)
+
+    async def job(self, run: Run, seen: Observation, now: float) -> None:
+        """Write the end of an attempt into the Job that we manage.
+
+        Args:
+            run: the attempt.
+            seen: how it ended.
+            now: seconds since the epoch.
+        """
+        succeeded = seen.reason is None and seen.exit_code == 0
+        status = manifests.job_status(
+            succeeded=succeeded,
+            started_at=seen.started_at or run.asked_at,
+            finished_at=seen.finished_at or now,
+            reason="Completed" if succeeded else seen.reason or str(Reason.STEP_FAILED),
+            message=(seen.message or "")[:1_024],
+        )
+        await self._client.patch_status(JOBS, run.name, run.identity.namespace, status, metadata_only=True)

@@ -1,0 +1,90 @@
+"""An operator with an object store: where files go through a cluster.
+
+PYTEST_DONT_REWRITE: there are no assertions in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.shell import wait_until
+from e2e.kubectl import Kubectl
+from e2e.object_store import ObjectStore, object_store
+from e2e.operator_fixtures import LocalOperator, Place, restricted_namespace
+
+# Longer than any outage that is to be waited for, shorter than what a test can wait.
+PATIENCE = 45
+
+
+@dataclass(frozen=True)
+class Lab:
+    """An operator with an object store, and its namespace."""
+
+    place: Place
+    operator: LocalOperator
+    store: ObjectStore
+
+    @property
+    def namespace(self) -> str:
+        """Where everything is."""
+        return self.place.kubectl.namespace or ""
+
+    def read(self, output: dict[str, Any]) -> bytes:
+        """What a file output holds."""
+        return self.store.read(f"{self.namespace}/{output['file']['key']}")
+
+    def there(self, key: str) -> bool:
+        """Whether an object is there, by the key that statuses have."""
+        return self.store.has(f"{self.namespace}/{key}")
+
+    def step_ended(self, name: str, step: str) -> None:
+        """Wait until the container of a step has ended, whatever runs on beside it."""
+
+        def ended() -> bool:
+            found = [pod for pod in self.place.pods(name) if pod["metadata"]["labels"]["penstock.dev/step"] == step]
+            statuses = found[0]["status"].get("containerStatuses", ()) if found else ()
+            return any(each["name"] == "step" and "terminated" in each["state"] for each in statuses)
+
+        wait_until(ended, timeout=60, what=f"the container of {step} to end")
+
+    def gone(self, key: str) -> None:
+        """Wait until an object is not there."""
+        wait_until(lambda: not self.there(key), timeout=60, what=f"{key} to be gone")
+
+
+@pytest.fixture(scope="session")
+def lab(
+    cluster: Cluster,
+    cluster_kubectl: Kubectl,
+    crds: None,
+    image: str,
+    example_images: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Lab]:
+    """An operator of this machine with an object store, and a namespace."""
+    del crds, example_images
+    if cluster.layout is None:
+        pytest.skip("only pods of a cluster that was started here reach a server on this machine")
+    folder = tmp_path_factory.mktemp("files")
+    with (
+        object_store(tmp_path_factory.mktemp("s3")) as store,
+        restricted_namespace(cluster_kubectl, "files") as work,
+    ):
+        settings = store.settings | {
+            "PENSTOCK_COLLECTOR_IMAGE": image,
+            "PENSTOCK_TRANSFER_PATIENCE_SECONDS": str(PATIENCE),
+            "PENSTOCK_FILES_SIZE_LIMIT": "300Mi",
+        }
+        operator = LocalOperator(work.kubeconfig, work.namespace, folder / "operator.log", settings)
+        operator.start()
+        try:
+            operator.wait()
+            yield Lab(Place(work, "local"), operator, store)
+        finally:
+            operator.stop()
+            print(operator.tail())
