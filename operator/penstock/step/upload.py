@@ -264,9 +264,11 @@ class _Upload:
         """Upload parts as they come, a few at a time, and make one object of them."""
         self.in_parts = True
         running: collections.deque[Future[str]] = collections.deque()
+        begun: collections.deque[_Part] = collections.deque(maxlen=self._settings.connections + 2)
         tags: list[str] = []
         try:
             for index, part in enumerate(parts):
+                begun.append(part)
                 running.append(self._parts.submit(self._part, index, part))
                 # One more than are sent at a time, so that none has to wait for its making.
                 if len(running) > self._settings.connections:
@@ -275,6 +277,9 @@ class _Upload:
         except BaseException:
             self._patience.stop.set()
             _settle(running)
+            for part in begun:  # those that were never sent would be closed some time
+                if part.spool is not None:
+                    part.spool.close()
             raise
         self._complete(tags)
 
