@@ -20,6 +20,7 @@ from e2e.cluster.cluster import Cluster
 from e2e.cluster.settings import Layout, default_cache
 from e2e.cluster.shell import ClusterError, say, wait_until
 from e2e.image import build, python_image
+from e2e.journal import Journal, open_journal
 from e2e.kubectl import Kubectl
 from e2e.manifests import CRDS
 
@@ -120,6 +121,15 @@ def example_images(cluster: Cluster) -> None:
     stand_in = python_image()
     if not cluster.has_image(stand_in.name):
         cluster.load_image(stand_in.archive)
+
+
+@pytest.fixture
+def journal(cluster: Cluster) -> Iterator[Journal]:
+    """A log that steps append to; where the API server may be killed."""
+    if cluster.layout is None:
+        pytest.skip("only a cluster that was started here may lose its API server, and its pods reach this machine")
+    with open_journal() as opened:
+        yield opened
 
 
 def _program(cluster: Cluster, name: str) -> Path:

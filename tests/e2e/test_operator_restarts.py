@@ -14,7 +14,7 @@ import pytest
 from e2e.cluster import kwok
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.shell import ClusterError, wait_until
-from e2e.journal import Journal, open_journal
+from e2e.journal import Journal
 from e2e.kubectl import Kubectl
 from e2e.operator_fixtures import (
     LocalOperator,
@@ -52,15 +52,6 @@ def lone(
         local_operator(work, tmp_path, COLLECTOR_IMAGE=image) as process,
     ):
         yield Place(work, "local"), process
-
-
-@pytest.fixture
-def journal(cluster: Cluster) -> Iterator[Journal]:
-    """A log that steps append to; where the API server may be killed."""
-    if cluster.layout is None:
-        pytest.skip("only a cluster that was started here may lose its API server, and reaches this machine")
-    with open_journal() as opened:
-        yield opened
 
 
 def chain(length: int, text: str = "exit 0") -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pytest
 
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.shell import ClusterError, wait_until
-from e2e.journal import Journal, open_journal
+from e2e.journal import Journal
 from e2e.kubectl import Kubectl
 from e2e.operator_fixtures import LocalOperator, Place, execution, restricted_namespace, script, steps
 
@@ -59,15 +59,6 @@ class Replicas:
             what="the other replica to take over",
         )
         return datetime.fromisoformat(self.lease()["acquireTime"]).timestamp()
-
-
-@pytest.fixture
-def journal(cluster: Cluster) -> Iterator[Journal]:
-    """A log that steps append to."""
-    if cluster.layout is None:
-        pytest.skip("only the pods of a cluster that was started here reach this machine")
-    with open_journal() as opened:
-        yield opened
 
 
 @contextmanager

@@ -77,24 +77,34 @@ async def _watch(
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """Later versions of an object; None when it is deleted. Ends when the object should be read again."""
     meta = body["metadata"]
-    params = {
-        "watch": "true",
-        "fieldSelector": f"metadata.name={meta['name']}",
-        "resourceVersion": meta["resourceVersion"],
-        "timeoutSeconds": str(WATCH_SECONDS),
-    }
-    path = resource.path(namespace=meta["namespace"])
-    call = Call("watch", "GET", path, resource.plural, params=params, endless=True)
+    params = {"fieldSelector": f"metadata.name={meta['name']}", "resourceVersion": meta["resourceVersion"]}
+    async with aclosing(changes(cluster, resource, meta["namespace"], params)) as events:
+        async for kind, found in events:
+            if kind == "DELETED" or found["metadata"]["uid"] != meta["uid"]:
+                yield None
+                return
+            yield found
+
+
+async def changes(
+    cluster: Cluster, resource: Resource, namespace: str | None, params: dict[str, str]
+) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+    """What one watch tells: `ADDED`, `MODIFIED` or `DELETED`, and the object. Ends when it should be listed again.
+
+    Args:
+        cluster: where they are.
+        resource: their kind.
+        namespace: where to look; None for everywhere.
+        params: selectors, and the resource version that is known.
+    """
+    params = params | {"watch": "true", "timeoutSeconds": str(WATCH_SECONDS)}
+    call = Call("watch", "GET", resource.path(namespace=namespace), resource.plural, params=params, endless=True)
     async with aclosing(cluster.transport.stream(call)) as chunks:
         async for line in whole_lines(chunks):
             event = json.loads(line)
             if event["type"] == "ERROR":
                 return
-            found = event["object"]
-            if event["type"] == "DELETED" or found["metadata"]["uid"] != meta["uid"]:
-                yield None
-                return
-            yield found
+            yield event["type"], event["object"]
 
 
 async def whole_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
 from penstock.cli.cluster import Cluster, cleaned
-from penstock.cli.cluster_follow import HEALS, PATIENCE_SECONDS, PAUSE_SECONDS, WATCH_SECONDS, whole_lines
+from penstock.cli.cluster_follow import HEALS, PATIENCE_SECONDS, PAUSE_SECONDS, WATCH_SECONDS, changes
 from penstock.kube.resources import Resource
-from penstock.kube.transport import Call
 
 Show = Callable[[list[dict[str, Any]]], None]
 
@@ -55,9 +53,10 @@ async def watch(
             if fresh or answered is None:
                 show(fresh)
             answered, away = loop.time(), False
-            params = {"labelSelector": labels, "fieldSelector": fields, "resourceVersion": listing.resource_version}
-            async with aclosing(_events(cluster, resource, namespace, params)) as events:
-                async for found in events:
+            given = {"labelSelector": labels, "fieldSelector": fields, "resourceVersion": listing.resource_version}
+            params = {key: value for key, value in given.items() if value}
+            async with aclosing(changes(cluster, resource, namespace, params)) as events:
+                async for _, found in events:
                     answered = loop.time()
                     body = cleaned(found, resource)
                     if _is_news(seen, body):
@@ -77,19 +76,3 @@ def _is_news(seen: dict[str, str], body: dict[str, Any]) -> bool:
         return False
     seen[meta["uid"]] = meta["resourceVersion"]
     return True
-
-
-async def _events(
-    cluster: Cluster, resource: Resource, namespace: str | None, params: dict[str, str]
-) -> AsyncGenerator[dict[str, Any], None]:
-    """Objects as they change, deleted ones too. Ends when they should be listed again."""
-    given = {key: value for key, value in params.items() if value}
-    given |= {"watch": "true", "timeoutSeconds": str(WATCH_SECONDS)}
-    path = resource.path(namespace=namespace)
-    call = Call("watch", "GET", path, resource.plural, params=given, endless=True)
-    async with aclosing(cluster.transport.stream(call)) as chunks:
-        async for line in whole_lines(chunks):
-            event = json.loads(line)
-            if event["type"] == "ERROR":
-                return
-            yield event["object"]

@@ -168,22 +168,19 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self.workers):
-                    group.create_task(self._work())
+                    group.create_task(self.queue.work(self._timed))
         except* Halt as halts:
             raise halts.exceptions[0] from None
         finally:
             self.queue.close()
 
-    async def _work(self) -> None:
-        while True:
-            key = await self.queue.get()
-            began = time.perf_counter()
-            try:
-                await self._guarded(key)
-            finally:
-                self.queue.done(key)
-                if self._on_timed is not None:
-                    self._on_timed(time.perf_counter() - began)
+    async def _timed(self, key: str) -> None:
+        began = time.perf_counter()
+        try:
+            await self._guarded(key)
+        finally:
+            if self._on_timed is not None:
+                self._on_timed(time.perf_counter() - began)
 
     async def _guarded(self, key: str) -> None:
         """One pass, with what to do if it fails."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -100,6 +100,15 @@ class DirtyQueue:
         if known is not None:
             self._lines[known.turn].append(key)
             self._wake.set()
+
+    async def work(self, handle: Callable[[str], Awaitable[None]]) -> None:
+        """Look at keys one after the other, each when it is its turn. Never ends; what `handle` raises ends it."""
+        while True:
+            key = await self.get()
+            try:
+                await handle(key)
+            finally:
+                self.done(key)
 
     def forget(self, key: str) -> None:
         """Nothing more is to be done about a key at a later time."""

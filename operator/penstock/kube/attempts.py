@@ -109,7 +109,7 @@ class KubeAttempts:
                 await self._ending.without_node(run)
                 self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=stop.reason, message="never began"))
             else:
-                await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
+                await self._ending.by_kubelet(run)
         except NotFound:
             run.gone = True
             self._judge(run)
@@ -423,9 +423,9 @@ class KubeAttempts:
             self._tell(run, Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.DISRUPTED), message=message))
 
     async def _end_what_runs_on(self, run: Run) -> None:
-        """Have the pod of a step that is over ended. That this was asked for is in the pod, for the next operator."""
+        """Have the pod of a step that is over ended."""
         try:
-            await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
+            await self._ending.by_kubelet(run)
             run.log = None
             if run.pod is not None:  # until the watch says so
                 run.pod["metadata"]["annotations"][names.ENDED] = "true"

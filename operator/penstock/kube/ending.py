@@ -31,9 +31,13 @@ class Ending:
             return
         with contextlib.suppress(NotFound):
             if podstate.has_node(run.pod):
-                await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
+                await self.by_kubelet(run)
             else:
                 await self.without_node(run)
+
+    async def by_kubelet(self, run: Run) -> None:
+        """Have the kubelet end what runs of a pod. That this was asked for is in the pod, for the next operator."""
+        await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
 
     async def without_node(self, run: Run) -> None:
         """End what no kubelet is there to end yet: once it had a node, it would run for a second."""

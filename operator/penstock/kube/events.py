@@ -161,12 +161,7 @@ class Recorder:
     async def run(self) -> None:
         """Write until cancelled."""
         try:
-            while True:
-                key = await self._queue.get()
-                try:
-                    await self._write(key)
-                finally:
-                    self._queue.done(key)
+            await self._queue.work(self._write)
         finally:
             self._queue.close()
 

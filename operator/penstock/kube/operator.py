@@ -29,6 +29,7 @@ from penstock.kube.credentials import Sessions
 from penstock.kube.errors import ApiError
 from penstock.kube.executions import Known, KubeExecutions
 from penstock.kube.files import Transfers
+from penstock.kube.finished import RETRY_SECONDS, Finished
 from penstock.kube.inputs import ObjectInputs
 from penstock.kube.leader import Leader, LeaderSettings, election_client
 from penstock.kube.listed import Listed
@@ -47,7 +48,6 @@ log = logging.getLogger(__name__)
 
 STATUS_BYTES = 1_048_576
 """Bound of the values of steps in one execution's status: with everything else it must stay under etcd's 1.5 MiB."""
-RETRY_SECONDS = 5.0
 QUIET_SECONDS = 10.0
 """How long people may read `Pending` of a step that runs: a write that a short step never costs."""
 
@@ -80,10 +80,6 @@ class Operator:
         self._metrics = metrics
         self._clock = SystemClock()
         self._pipelines = DirtyQueue(self._clock.now)
-        self._expired = DirtyQueue(self._clock.now)
-        self._expiring: dict[str, tuple[str, str]] = {}
-        self._changed_late = DirtyQueue(self._clock.now)
-        self._late: dict[str, JsonObject] = {}
         self._recorder = events.Recorder(
             quick, self._clock, identity_of(settings), settings.events, lambda how: metrics.events.labels(how).inc()
         )
@@ -96,6 +92,7 @@ class Operator:
             on_cut=lambda key: self.attempts.abandon(key),  # noqa: PLW0108 - they are made next
             objects=ObjectInputs(objects.store) if objects is not None else None,
         )
+        self._finished = Finished(client, self.executions, self._clock)
         self._transfers, self._sweeper = None, None
         if objects is not None:
             self._transfers = Transfers(client, objects.store, self._clock, objects.max_file_bytes)
@@ -147,8 +144,7 @@ class Operator:
             # What ran before a restart runs on by itself: what is new, or ends, does not wait for it.
             self.controller.mark(uid, Turn.NEXT if self.synced or not _runs_on(body) else Turn.LAST)
         elif not deleted and self.executions.known(uid) is None:
-            self._expire(body)
-            self._acknowledge(body)
+            self._finished.observe(body)
 
     def pipeline(self, body: JsonObject, *, deleted: bool = False) -> None:
         """A Pipeline was seen."""
@@ -176,8 +172,8 @@ class Operator:
         works = (
             self.controller.run,
             self._read_pipelines,
-            self._delete_expired,
-            self._acknowledge_late,
+            self._finished.delete_expired,
+            self._finished.acknowledge_changed,
             self._sync_again,
             self._recorder.run,
             *((self._sweeper.run,) if self._sweeper is not None else ()),
@@ -194,8 +190,7 @@ class Operator:
             if self._transfers is not None:
                 await self._transfers.close()
             self._pipelines.close()
-            self._expired.close()
-            self._changed_late.close()
+            self._finished.close()
 
     async def _read_revisions(self) -> None:
         """Know the revisions of pipelines, before anything else asks for one."""
@@ -256,20 +251,19 @@ class Operator:
                 log.warning("list and compare failed, it is done again later: %s", error)
 
     async def _read_pipelines(self) -> None:
-        while True:
-            key = await self._pipelines.get()
-            namespace, _, name = key.partition("/")
-            try:
-                await self.revisions.reconcile(namespace, name)
-            except (Conflict, Transient) as error:
-                log.warning("pipeline %s: %s", key, error)
-                self._pipelines.add_at(key, self._clock.now() + RETRY_SECONDS)
-            except ApiError as error:
-                log.error("pipeline %s: %s", key, error)
-            finally:
-                self._pipelines.done(key)
+        await self._pipelines.work(self._read_pipeline)
 
-    # Finished executions
+    async def _read_pipeline(self, key: str) -> None:
+        namespace, _, name = key.partition("/")
+        try:
+            await self.revisions.reconcile(namespace, name)
+        except (Conflict, Transient) as error:
+            log.warning("pipeline %s: %s", key, error)
+            self._pipelines.add_at(key, self._clock.now() + RETRY_SECONDS)
+        except ApiError as error:
+            log.error("pipeline %s: %s", key, error)
+
+    # What is told
 
     def _on_finished(self, key: str, known: Known, status: Mapping[str, Any]) -> None:
         phase, reason = str(status["phase"]), str(status.get("reason", ""))
@@ -280,62 +274,13 @@ class Operator:
         log.info("execution finished", extra=about | {"phase": phase, "reason": reason})
         end = events.ended(phase, reason, str(status.get("message", "")), str(status.get("progress", "")))
         self._recorder.tell(ObjectId(EXECUTIONS, known.namespace, known.name, key), end)
-        self._expire(
+        self._finished.expire(
             {
                 "metadata": {"uid": key, "namespace": known.namespace, "name": known.name},
                 "spec": known.spec,
                 "status": status,
             }
         )
-
-    def _expire(self, body: Mapping[str, Any]) -> None:
-        """Delete a finished execution when its time to live is over."""
-        seconds = body["spec"].get("ttlSecondsAfterFinished")
-        finished = (body.get("status") or {}).get("finishedAt")
-        if seconds is None or finished is None:
-            return
-        meta = body["metadata"]
-        self._expiring[meta["uid"]] = (meta["namespace"], meta["name"])
-        self._expired.add_at(meta["uid"], from_timestamp(finished) + seconds)
-
-    async def _delete_expired(self) -> None:
-        while True:
-            key = await self._expired.get()
-            namespace, name = self._expiring.pop(key)
-            try:
-                await self._client.delete(EXECUTIONS, name, namespace, uid=key)
-            except ApiError as error:
-                about = {"execution": name, "namespace": namespace}
-                log.warning("it could not be deleted at the end of its time: %s", error, extra=about)
-                self._expiring[key] = (namespace, name)
-                self._expired.add_at(key, self._clock.now() + RETRY_SECONDS)
-            finally:
-                self._expired.done(key)
-
-    def _acknowledge(self, body: JsonObject) -> None:
-        """See to it that a finished execution whose spec was changed does not look like one that is not read yet."""
-        meta, status = body["metadata"], body["status"]
-        if meta.get("generation", 1) > status.get("observedGeneration", 0):
-            self._late[meta["uid"]] = body
-            self._changed_late.add(meta["uid"])
-
-    async def _acknowledge_late(self) -> None:
-        while True:
-            key = await self._changed_late.get()
-            body = self._late.pop(key)
-            try:
-                await self.executions.acknowledge(body)
-            except Conflict:
-                log.debug("a finished execution was changed once more; its next event says how")
-            except (ApiError, Transient) as error:
-                about = {"execution": body["metadata"]["name"], "namespace": body["metadata"]["namespace"]}
-                log.warning("that its spec was changed could not be acknowledged: %s", error, extra=about)
-                self._late.setdefault(key, body)
-                self._changed_late.add_at(key, self._clock.now() + RETRY_SECONDS)
-            finally:
-                self._changed_late.done(key)
-
-    # What is told
 
     def _on_taken(self, key: str, seconds: float) -> None:
         self._metrics.waited.observe(seconds)

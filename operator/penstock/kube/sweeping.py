@@ -65,12 +65,7 @@ class Sweeper:
         """Sweep. Never ends."""
         periodic = asyncio.create_task(self._periodic())
         try:
-            while True:
-                namespace = await self._due.get()
-                try:
-                    await self._sweep(namespace)
-                finally:
-                    self._due.done(namespace)
+            await self._due.work(self._sweep)
         finally:
             periodic.cancel()
             self._due.close()

@@ -21,6 +21,7 @@ KUBELET_CHAINS = (
     ("mangle", "KUBE-KUBELET-CANARY"),
     ("mangle", "KUBE-IPTABLES-HINT"),
 )
+NETWORKS = Path("/run/netns")
 # Pods reach the world through the machine's address. One rule for all: with the plug-in's own `ipMasq` every pod would
 # leave a chain behind when the cluster is torn down with pods on it.
 MASQUERADE = (
@@ -40,6 +41,11 @@ def network() -> None:
         forwarding.write_text("1")
     if not succeeds("iptables", "-w", "-t", "nat", "-C", *MASQUERADE):
         run("iptables", "-w", "-t", "nat", "-A", *MASQUERADE, timeout=30)
+    # Whatever uses `ip netns` first, as podman does, mounts this folder on itself, and hides what is mounted in it.
+    if not os.path.ismount(NETWORKS):
+        NETWORKS.mkdir(exist_ok=True)
+        run("mount", "--bind", NETWORKS, NETWORKS, timeout=30)
+        run("mount", "--make-shared", NETWORKS, timeout=30)
 
 
 def start(layout: Layout, processes: Processes, kube: Path) -> None:
@@ -90,7 +96,10 @@ def stop(layout: Layout, processes: Processes, kube: Path | None) -> None:
         processes.stop("containerd")
         for path in networks:
             succeeds("umount", "-l", path)
-            Path(path).unlink(missing_ok=True)
+            try:
+                Path(path).unlink(missing_ok=True)
+            except OSError as error:  # an empty file stays, which nothing minds
+                say(f"a network namespace stays behind: {error}")
     if "proxy" in started and kube is not None:
         succeeds(kube, "kube-proxy", "--cleanup", timeout=60)
     succeeds("iptables", "-w", "-t", "nat", "-D", *MASQUERADE)

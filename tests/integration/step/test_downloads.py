@@ -25,6 +25,18 @@ def table(store: Store) -> Path:
     return store.path("table")
 
 
+@pytest.fixture(params=["file", "folder"])
+def source(request: pytest.FixtureRequest, tmp_path: Path, table: Path) -> Path:
+    """What the object at the key `table` was made of: a file, or a folder whose packed form it is."""
+    if request.param == "file":
+        return table
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    (folder / "x").write_bytes(os.urandom(MIB))
+    table.write_bytes(b"".join(Packing(folder)))
+    return folder
+
+
 def only(problems: list[Problem]) -> Problem:
     (problem,) = problems
     assert SECRET not in problem.text
@@ -82,14 +94,7 @@ def test_a_large_file_comes_in_ranges_side_by_side_and_resumes(tmp_path: Path, s
     assert len(starts) == 5
 
 
-@pytest.mark.parametrize("folder", [False, True])
-def test_a_cut_connection_is_resumed_where_it_broke(tmp_path: Path, store: Store, table: Path, folder: bool) -> None:
-    source = table
-    if folder:
-        source = tmp_path / "tree"
-        source.mkdir()
-        (source / "x").write_bytes(os.urandom(MIB))
-        table.write_bytes(b"".join(Packing(source)))
+def test_a_cut_connection_is_resumed_where_it_broke(tmp_path: Path, store: Store, source: Path) -> None:
     store.faults.extend([CutAfter(300_000), CutAfter(200_000), cut, CutAfter(100_000)])
     plan = write_plan(tmp_path / "plan", given(store, "table", "table", source))
     assert fetch_inputs(plan, tmp_path / "inputs", QUICK) == []
@@ -102,14 +107,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(tmp_path: Path, store: Store
     assert all(headers["If-Range"] == store.etag("table") for _, _, headers in store.log[1:])
 
 
-@pytest.mark.parametrize("folder", [False, True])
-def test_a_store_without_ranges_begins_anew(tmp_path: Path, store: Store, table: Path, folder: bool) -> None:
-    source = table
-    if folder:
-        source = tmp_path / "tree"
-        source.mkdir()
-        (source / "x").write_bytes(os.urandom(MIB))
-        table.write_bytes(b"".join(Packing(source)))
+def test_a_store_without_ranges_begins_anew(tmp_path: Path, store: Store, source: Path) -> None:
     store.ranges = False
     store.faults.append(CutAfter(300_000))
     plan = write_plan(tmp_path / "plan", given(store, "table", "table", source))
