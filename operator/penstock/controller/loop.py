@@ -234,9 +234,11 @@ class Controller:
         self._schedule(key, held, work.plan)
 
     def _schedule(self, key: str, held: Held, plan: Plan) -> None:
-        times = [at for at in (plan.wake_at, held.flush_at) if at is not None]
-        if times:
-            self.queue.add_at(key, min(times))
+        if plan.wake_at is not None:
+            self.queue.add_at(key, plan.wake_at)
+        if held.flush_at is not None:
+            # Under load most of these writes never happen: what comes next is written with what it was about.
+            self.queue.add_at(key, held.flush_at, Turn.LAST)
 
     def _forget(self, key: str) -> None:
         self._held.pop(key, None)

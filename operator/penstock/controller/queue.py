@@ -39,7 +39,7 @@ class DirtyQueue:
         self._lines: dict[Turn, deque[str]] = {turn: deque() for turn in Turn}
         self._dirty: dict[str, _Dirty] = {}
         self._busy: set[str] = set()
-        self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
+        self._timers: dict[tuple[str, Turn], tuple[float, asyncio.TimerHandle]] = {}
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
@@ -61,20 +61,20 @@ class DirtyQueue:
             self._lines[turn].append(key)
             self._wake.set()
 
-    def add_at(self, key: str, at: float) -> None:
-        """Look at a key at a time (seconds since the epoch), unless an earlier time is already set."""
-        known = self._timers.get(key)
+    def add_at(self, key: str, at: float, turn: Turn = Turn.NEXT) -> None:
+        """Look at a key at a time (seconds since the epoch), unless an earlier time is already set for this line."""
+        known = self._timers.get((key, turn))
         if known is not None:
             if known[0] <= at:
                 return
             known[1].cancel()
         delay = max(0.0, at - self._now())
-        handle = asyncio.get_running_loop().call_later(delay, self._due, key)
-        self._timers[key] = (at, handle)
+        handle = asyncio.get_running_loop().call_later(delay, self._due, key, turn)
+        self._timers[key, turn] = (at, handle)
 
-    def _due(self, key: str) -> None:
-        self._timers.pop(key, None)
-        self.add(key)
+    def _due(self, key: str, turn: Turn) -> None:
+        self._timers.pop((key, turn), None)
+        self.add(key, turn)
 
     async def get(self) -> str:
         """The next key; call `done` with it afterwards."""
@@ -112,11 +112,13 @@ class DirtyQueue:
 
     def forget(self, key: str) -> None:
         """Nothing more is to be done about a key at a later time."""
-        known = self._timers.pop(key, None)
-        if known is not None:
-            known[1].cancel()
+        for turn in Turn:
+            known = self._timers.pop((key, turn), None)
+            if known is not None:
+                known[1].cancel()
 
     def close(self) -> None:
         """Cancel all timers."""
-        for key in list(self._timers):
-            self.forget(key)
+        for _, timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()

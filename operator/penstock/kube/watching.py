@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from penstock.kube.comparing import Sink
 from penstock.kube.credentials import Sessions
@@ -56,6 +57,13 @@ class _NoProgress(kopf.ProgressStorage):
 
     def clear(self, *, essence: Any) -> Any:
         return copy.copy(essence)
+
+
+class _NoMemories(ResourceMemories):
+    """Remembers nothing of objects, where kopf keeps about 1 kB of each: it is for handlers of kinds we do not have."""
+
+    async def recall(self, *args: Any, **named: Any) -> ResourceMemory:
+        return await super().recall(*args, **(named | {"ephemeral": True}))
 
 
 def _settings() -> kopf.OperatorSettings:
@@ -109,6 +117,7 @@ async def watch(
     await kopf.operator(
         registry=_registry(sink, sessions.login),
         settings=_settings(),
+        memories=_NoMemories(),
         standalone=True,
         clusterwide=not namespaces,
         namespaces=list(namespaces),
