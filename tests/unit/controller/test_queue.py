@@ -110,12 +110,9 @@ async def test_a_clock_that_is_set_back_makes_no_time_less_than_none() -> None:
 
 async def test_a_time_that_came_for_what_may_wait_stands_behind_all_else_and_takes_no_other_time_away() -> None:
     queue = DirtyQueue(lambda: 0.0)
-    queue.add_at("a", 0.01, Turn.LAST)
+    queue.add_at("a", 0.0, Turn.LAST)
+    queue.add_at("b", 0.0)
     queue.add_at("a", 0.05)
-    queue.add_at("b", 0.02)
-    async with asyncio.timeout(5):
-        while len(queue) < 2:
-            await asyncio.sleep(0)
     assert await drain(queue, 3) == ["b", "a", "a"]
     queue.add_at("a", 9_999.0)
     queue.add_at("a", 9_999.0, Turn.LAST)
