@@ -15,6 +15,7 @@ from penstock.cli.main import OK, complain
 from penstock.engine.types import AttemptId, TaskId
 from penstock.kube import names
 from penstock.kube.resources import EXECUTIONS, PODS
+from penstock.step.report import is_report
 
 if TYPE_CHECKING:
     from penstock.cli.cluster import Cluster
@@ -167,7 +168,7 @@ async def tail_of(cluster: Cluster, body: Mapping[str, Any], task: TaskId, lines
         )
     except ApiError:
         return []  # the execution's own outcome matters more
-    return text.decode("utf-8", "replace").splitlines()[-lines:]
+    return [line for line in text.decode("utf-8", "replace").splitlines() if not is_report(line)][-lines:]
 
 
 async def _print(cluster: Cluster, body: Mapping[str, Any], choice: Choice) -> None:
@@ -220,9 +221,10 @@ def title_of(attempt: AttemptId) -> str:
 
 
 def write(lines: Sequence[bytes], attempt: AttemptId, prefixed: bool) -> None:
-    """Print lines of a log, each with whose it is if there are several."""
+    """Print lines of a log, each with whose it is if there are several; what a function gave is not for people."""
     prefix = f"{title_of(attempt)} | ".encode() if prefixed else b""
     out = sys.stdout.buffer
     for line in lines:
-        out.write(prefix + line + b"\n")
+        if not is_report(line.decode("utf-8", "replace")):
+            out.write(prefix + line + b"\n")
     out.flush()

@@ -10,7 +10,7 @@ from penstock.engine.reasons import Reason
 from penstock.engine.types import AttemptId, AttemptPhase, Observation
 from penstock.kube import podstate
 from penstock.kube.podstate import Object
-from penstock.step.collector import InLog
+from penstock.step.report import InLog
 from penstock.step.values import Declared
 
 
@@ -60,6 +60,7 @@ class Look:
         job: its Job.
         declared: the step's outputs.
         now: seconds since the epoch.
+        execution: uid of the execution that it is part of.
         gone: whether the pod was there and is not any more.
         log: what was read because of an earlier `NeedsLog`; empty if it could not be read.
     """
@@ -69,6 +70,7 @@ class Look:
     job: Object | None
     declared: Sequence[Declared]
     now: float
+    execution: str = ""
     gone: bool = False
     log: str | None = None
 

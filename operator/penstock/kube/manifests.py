@@ -35,8 +35,10 @@ from penstock.kube.volumes import (
     literal,
     mounts,
     own_volumes,
+    supervisor_env,
     volumes,
 )
+from penstock.step import supervisor
 from penstock.step.inputs import contract_env, env_name, input_env
 
 DEFAULT_SHELL: Final = ("/bin/sh", "-ec")
@@ -112,7 +114,7 @@ def prepare(start: StartAttempt, identity: Identity, pipeline: str, settings: Po
             f"spec.steps[{step.name}].outputs: the operator has no collector image for outputs of any size; "
             "set it in the operator's settings, or bound the outputs (`maxBytes`)"
         )
-    if transport.files_in and not settings.collector_image:
+    if transport.files_in and not transport.supervised and not settings.collector_image:
         raise CannotStart(
             f"spec.steps[{step.name}].inputs: the operator has no collector image, which also fetches files; "
             "set it in the operator's settings"
@@ -316,7 +318,9 @@ def _init_containers(attempt: Attempt) -> list[Object]:
     found = [_hardened(item) for item in attempt.template.init_containers]
     if attempt.transport.collector is CollectorMode.SIDECAR:
         found.insert(0, {**collector_container(attempt), "restartPolicy": "Always"})
-    if attempt.transport.files_in:  # last: what a template brings along may be what makes the network
+    if (
+        attempt.transport.files_in and not attempt.transport.supervised
+    ):  # last: what a template brings along may be what makes the network
         found.append(fetch_container(attempt))
     return found
 
@@ -336,16 +340,16 @@ def _step_container(attempt: Attempt) -> Object:
     }
     if attempt.start.image is not None:
         ours["image"] = attempt.start.image
-    if attempt.transport.way_out is not WayOut.COLLECTOR:
+    if not attempt.transport.collected:
         ours["terminationMessagePath"] = names.OUTPUT_FILE
-    if attempt.transport.way_out is WayOut.TERMINATION:
+    if attempt.transport.supervised or attempt.transport.way_out is WayOut.TERMINATION:
         # Of a step that failed, lines of its log could be taken for outputs.
         ours["terminationMessagePolicy"] = "File"
     if step.resources is not None:
         ours["resources"] = step.resources.manifest()
     if mounted := mounts(attempt):
         ours["volumeMounts"] = mounted
-    command, args = command_line(step)
+    command, args = command_line(step, supervised=attempt.transport.supervised)
     if command is not None:
         ours["command"] = command
         template = {key: value for key, value in template.items() if key != "args"}
@@ -360,8 +364,12 @@ def _step_container(attempt: Attempt) -> Object:
     return {**merge(template, ours), "env": env}
 
 
-def command_line(step: Step) -> tuple[list[str] | None, list[str]]:
+def command_line(step: Step, *, supervised: bool = False) -> tuple[list[str] | None, list[str]]:
     """`command` and `args` of a step's container; None for the image's own command.
+
+    Args:
+        step: the step with the pipeline's defaults merged in.
+        supervised: whether its function is run by a supervisor.
 
     The kubelet expands `$(NAME)` in both, as the contract wants it for `command` and `args`; a script is text of
     another language and reaches its shell as it is.
@@ -371,13 +379,15 @@ def command_line(step: Step) -> tuple[list[str] | None, list[str]]:
         shell = [literal(word) for word in step.shell or DEFAULT_SHELL]
         return shell, [literal(step.script), *args]
     if step.function is not None:
-        return ["python", "-m", "penstock.step", step.function], []
+        # The supervisor's own modules never come from the work folder; it runs the function as without it.
+        runs = ["-P", "-m", supervisor.MODULE] if supervised else ["-m", "penstock.step"]
+        return ["python", *runs, step.function], []
     return (list(step.command) if step.command else None), args
 
 
 def _contract(attempt: Attempt) -> list[Object]:
     start, step = attempt.start, attempt.step
-    collected = attempt.transport.way_out is WayOut.COLLECTOR
+    collected = attempt.transport.collected
     contract = contract_env(
         inputs_dir=names.INPUTS_DIR,
         output_file=names.COLLECTED_FILE if collected else names.OUTPUT_FILE,
@@ -390,6 +400,8 @@ def _contract(attempt: Attempt) -> list[Object]:
     )
     if step.function is not None:
         contract |= function_types(start)
+    if attempt.transport.supervised:
+        contract |= supervisor_env(attempt)
     found: list[Object] = [{"name": name, "value": literal(value)} for name, value in contract.items()]
     paths = {name: f"{names.INPUTS_DIR}/{name}" for name in attempt.files}
     given = input_env({**attempt.texts, **paths})

@@ -39,6 +39,8 @@ TRANSFERS_VOLUME: Final = "penstock-transfers"
 SCRATCH_VOLUME: Final = "penstock-scratch"
 
 INPUTS_DIR: Final = "/penstock/inputs"
+FETCHED_DIR: Final = "/penstock/fetched"
+"""The same folder where a supervisor may write to it."""
 OUTPUTS_DIR: Final = "/penstock/outputs"
 NOWHERE_DIR: Final = "/dev/shm"  # noqa: S108 - every container has one of its own
 """`$PENSTOCK_OUTPUTS` where nobody looks into it: a folder that is there, may be written to and costs no volume."""

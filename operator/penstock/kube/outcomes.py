@@ -18,9 +18,13 @@ from penstock.kube.beginnings import not_started
 from penstock.kube.looks import Look, NeedsLog, Seen, over, pending
 from penstock.kube.podstate import Object
 from penstock.kube.transports import MESSAGE_BYTES
-from penstock.step.collector import OVER, WAITS, CollectorError, InLog, Result, parse_log, parse_message
+from penstock.step.collector import OVER, WAITS
 from penstock.step.outputs import judge
+from penstock.step.report import InLog, ReportError, Result, parse_log, parse_message, without_report
+from penstock.step.supervisor import EXIT_TRANSFER, Outcome
+from penstock.step.supervisor import parse_message as parse_outcome
 from penstock.step.values import Declared, OutputError, parse_output
+from penstock.storage.paths import output_key
 
 SETTLE_SECONDS: Final = 2.0
 """How long after the step's end and its own start a container that runs on is the sign that it will run on.
@@ -33,6 +37,9 @@ GIVE_UP_SECONDS: Final = 5.0
 """How long after that the end of the pod of a failed step is waited for, which tells who ended it."""
 LOG_SECONDS: Final = 15.0
 """How long the end of a log may take to get to where it can be read."""
+MIXED_LINES: Final = 200
+"""Lines of the step's own that may come after those of a result in its log: what was printed as an error comes another
+way. All is read if these are not enough."""
 TAIL_LINES: Final = 20
 """Lines to read of the log of a step that failed; its last one becomes the message."""
 
@@ -110,7 +117,12 @@ def _step_ended(look: Look, pod: Object, done: Object) -> Seen:
     code = int(done.get("exitCode", -1))
     if (too_much := podstate.storage_exceeded(pod)) is not None and (code != 0 or _uncollected(pod)):
         return Seen(over(look, done, Reason.STEP_FAILED, _storage(too_much)))
+    outcome = _outcome(done) if podstate.supervised(pod) else None
+    if outcome is not None and not outcome.exit_code:
+        return _from_supervisor(look, pod, done, outcome)
     if code == 0:
+        if podstate.supervised(pod):
+            return Seen(over(look, done, Reason.STEP_ERROR, "its outputs were lost: nothing was said of them"))
         if podstate.collector(pod) is None:
             return Seen(_from_message(look, pod, done))
         return _from_collector(look, pod, done)
@@ -197,6 +209,8 @@ def _disrupted(look: Look, pod: Object, done: Object, ended_at: float) -> Observ
     return None
 
 
+_KILLED: Final = 128
+"""From here on exit codes tell of signals."""
 _TERMINATED: Final = 143
 """Exit code of a program that SIGTERM ended because it had not asked for it yet."""
 
@@ -246,8 +260,10 @@ def _failed(look: Look, pod: Object, done: Object) -> Seen:
                     return Seen(_running(look, done), NeedsLog(names.COLLECTOR_CONTAINER, result))
                 result = parse_log(look.log, result)
             outputs = _outputs(result) if result is not None else {}
-        except CollectorError:
+        except ReportError:
             pass  # that the step failed says more
+    elif podstate.supervised(pod):
+        return _failed_function(look, done)
     elif look.declared:
         outputs = _from_text(text, look.declared, podstate.message_room(pod)).outputs
         if look.log is None and not look.gone:
@@ -305,26 +321,110 @@ def _from_collector(look: Look, pod: Object, done: Object) -> Seen:
             over(look, done, Reason.STEP_ERROR, f"its outputs were not collected: {podstate.container_end(ended)}")
         )
     try:
-        result = parse_message(text)
-        if isinstance(result, InLog):
-            needs = NeedsLog(names.COLLECTOR_CONTAINER, result)
-            if look.log is None:
-                return Seen(_running(look, done), needs)
-            read = _read_log(look, result, podstate.moment(ended.get("finishedAt")) or look.now)
-            if read is None:
-                return Seen(_running(look, done), needs, again_at=look.now + 1.0)
-            result = read
-    except CollectorError as error:
-        reason = Reason.DISRUPTED if look.gone else Reason.STEP_ERROR
-        return Seen(over(look, done, reason, f"its outputs were lost: {error}"))
-    return Seen(_with_result(look, done, result))
+        found = _result_of(look, done, parse_message(text), names.COLLECTOR_CONTAINER, ended)
+    except ReportError as error:
+        return Seen(_lost(look, done, error))
+    return found if isinstance(found, Seen) else Seen(_with_result(look, done, found))
+
+
+def _result_of(look: Look, done: Object, found: Result | InLog, container: str, ended: Object) -> Result | Seen:
+    """A result, wherever it is; or that a log has to be read for it.
+
+    Args:
+        look: what the attempt is judged by.
+        done: the terminated state of the step's container.
+        found: what the termination message says.
+        container: whose message that is.
+        ended: the terminated state of that container.
+
+    Raises:
+        ReportError: the log does not hold it.
+    """
+    if not isinstance(found, InLog):
+        return found
+    needs = NeedsLog(container, found, tail_lines=found.lines + MIXED_LINES if found.lines else None)
+    if look.log is None:
+        return Seen(_running(look, done), needs)
+    read = _read_log(look, found, podstate.moment(ended.get("finishedAt")) or look.now)
+    if read is not None:
+        return read
+    return Seen(_running(look, done), replace(needs, tail_lines=None), again_at=look.now + 1.0)
+
+
+def _lost(look: Look, done: Object, error: ReportError) -> Observation:
+    reason = Reason.DISRUPTED if look.gone else Reason.STEP_ERROR
+    return over(look, done, reason, f"its outputs were lost: {error}")
+
+
+# --- a function whose supervisor says what became of it ---------------------------------------------
+
+
+def _outcome(done: Object) -> Outcome | None:
+    """What a supervisor said; None if it came to its end before.
+
+    Then the function may have written there, which has the same user; only the supervisor's own end bears it out.
+    """
+    try:
+        outcome = parse_outcome(str(done.get("message", "")))
+    except ReportError:
+        return None
+    code = int(done.get("exitCode", -1))
+    borne_out = code == (outcome.exit_code or EXIT_TRANSFER) or (code, outcome.exit_code) == (0, 0)
+    return outcome if borne_out else None
+
+
+def _check_keys(look: Look, result: Result) -> None:
+    """Raise ReportError if an attempt names what others have given as its own."""
+    own = {each.name: output_key(look.execution, look.id, each.name) for each in look.declared if each.type == "file"}
+    if any(own.get(name) != each["key"] for name, each in result.files.items()):
+        raise ReportError("they are said to be where this attempt could not have put them")
+
+
+def _from_supervisor(look: Look, pod: Object, done: Object, outcome: Outcome) -> Seen:
+    """The end of a function that succeeded, or that was not run because its inputs were not there."""
+    try:
+        found = _result_of(look, done, outcome.found, names.STEP_CONTAINER, done)
+        if isinstance(found, Seen):
+            return found
+        _check_keys(look, found)
+    except ReportError as error:
+        return Seen(_lost(look, done, error))
+    if outcome.exit_code == 0:
+        return Seen(_with_result(look, {**done, "exitCode": 0}, found))
+    if (who := podstate.disruption(pod)) is not None:
+        return Seen(over(look, done, Reason.DISRUPTED, who))
+    ended = over(look, done, Reason.STEP_ERROR, "; ".join(found.problems))
+    return Seen(replace(ended, started_at=None, exit_code=None))
+
+
+def _failed_function(look: Look, done: Object) -> Seen:
+    """A function that failed by itself; or its supervisor, before it could say anything."""
+    outcome = _outcome(done)
+    found = outcome.found if outcome is not None else None
+    if look.log is None and not look.gone:
+        lines = TAIL_LINES + (found.lines + MIXED_LINES if isinstance(found, InLog) else 0)
+        return Seen(_running(look, done), NeedsLog(names.STEP_CONTAINER, tail_lines=lines))
+    if outcome is None and int(done.get("exitCode", -1)) >= _KILLED:
+        message = f"ended before anything was said of its outputs: {podstate.container_end(done)}"
+        return Seen(over(look, done, Reason.STEP_ERROR, message))
+    log = look.log or ""
+    outputs: Mapping[str, Any] = {}
+    try:
+        if found is not None:
+            result = parse_log(log, found) if isinstance(found, InLog) else found
+            _check_keys(look, result)
+            outputs = _outputs(result)
+    except ReportError:
+        pass  # that the function failed says more
+    message = podstate.last_line(without_report(log, found) if isinstance(found, InLog) else log)
+    return Seen(replace(over(look, done, None, message or None), outputs=outputs))
 
 
 def _read_log(look: Look, wanted: InLog, ended_at: float) -> Result | None:
     """The result; None where the log's end may still be on its way."""
     try:
         return parse_log(look.log or "", wanted)
-    except CollectorError:
+    except ReportError:
         if look.gone or look.now >= ended_at + LOG_SECONDS:
             raise
         return None

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from penstock.kube import names
 from penstock.kube.transports import message_share
+from penstock.step import supervisor
 from penstock.step.fetch import FetchError, parse_message
 
 Object = Mapping[str, Any]
@@ -163,6 +164,15 @@ def collector(pod: Object) -> Object | None:
             found: Object = item
             return found
     return None
+
+
+def supervised(pod: Object) -> bool:
+    """Whether its step is a function whose supervisor says what it gave."""
+    return any(
+        supervisor.MODULE in item.get("command", ())
+        for item in pod["spec"]["containers"]
+        if item["name"] == names.STEP_CONTAINER
+    )
 
 
 def transfers(pod: Object) -> bool:

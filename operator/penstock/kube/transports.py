@@ -18,6 +18,11 @@ from penstock.kube.names import STEP_CONTAINER, input_annotation
 from penstock.step.inputs import input_text
 from penstock.step.values import Declared
 
+NAME_A_STORE: Final = (
+    "name one in its settings (PENSTOCK_STORE_URL; of the chart, store.url, or store.embedded.enabled for a volume)"
+)
+"""What to do where files need an object store and there is none."""
+
 MESSAGE_BYTES: Final = 4_096
 """What the kubelet keeps of one container's termination message: the last bytes."""
 POD_MESSAGE_BYTES: Final = 12_288
@@ -40,6 +45,7 @@ class WayOut(StrEnum):
     NONE = "none"  # none are declared; what is written all the same is seen as with `TERMINATION`
     TERMINATION = "termination"  # `$PENSTOCK_OUTPUT` is the step's termination message
     COLLECTOR = "collector"  # a container beside the step reads what it wrote
+    SUPERVISOR = "supervisor"  # what runs a function reads what it wrote, in the step's own container
 
 
 class CollectorMode(StrEnum):
@@ -104,8 +110,8 @@ class Transport:
         way_out: how its outputs get out.
         collector: how the collector is run; None without one.
         message_bytes: what is kept of the termination message that carries the outputs.
-        files_in: whether an init container fetches files; it also puts the values beside them.
-        files_out: whether the collector uploads files.
+        files_in: whether files are fetched, by an init container or a supervisor, which puts the values beside them.
+        files_out: whether files are uploaded, by the collector or a supervisor.
     """
 
     way_in: WayIn
@@ -119,6 +125,16 @@ class Transport:
     def files(self) -> bool:
         """Whether its pod needs a plan of transfers."""
         return self.files_in or self.files_out
+
+    @property
+    def supervised(self) -> bool:
+        """Whether what runs its function does the work of the other two containers."""
+        return self.way_out is WayOut.SUPERVISOR
+
+    @property
+    def collected(self) -> bool:
+        """Whether somebody reads what it wrote after its end."""
+        return self.supervised or self.way_out is WayOut.COLLECTOR
 
 
 def choose(step: Step, inputs: Mapping[str, Value], settings: PodSettings) -> Transport:
@@ -137,9 +153,15 @@ def choose(step: Step, inputs: Mapping[str, Value], settings: PodSettings) -> Tr
     values, files = split_inputs(inputs)
     way_in = _way_in(step, values, settings)
     extra, lasting = _brought_along(step)
+    outputs = declared_outputs(step)
+    files_out = any(output.type == "file" for output in outputs)
+    if step.function is not None:
+        message_bytes = message_share(extra + 1)
+        largest = written_bytes(outputs)
+        if files or largest is None or largest >= message_bytes:
+            return Transport(way_in, WayOut.SUPERVISOR, None, message_bytes, bool(files), files_out)
     extra += bool(files)
     message_bytes = message_share(extra + 1)
-    outputs = declared_outputs(step)
     if not outputs:
         return Transport(way_in, WayOut.NONE, message_bytes=message_bytes, files_in=bool(files))
     largest = written_bytes(outputs)
@@ -147,7 +169,6 @@ def choose(step: Step, inputs: Mapping[str, Value], settings: PodSettings) -> Tr
     if largest is not None and largest < message_bytes:
         return Transport(way_in, WayOut.TERMINATION, message_bytes=message_bytes, files_in=bool(files))
     mode = CollectorMode.SIDECAR if lasting else settings.collector_mode
-    files_out = any(output.type == "file" for output in outputs)
     return Transport(way_in, WayOut.COLLECTOR, mode, message_share(extra + 2), bool(files), files_out)
 
 
@@ -173,7 +194,7 @@ def message_share(containers: int) -> int:
 
 
 def _refuse_files(step: Step, inputs: Mapping[str, Value]) -> None:
-    needed = "files need an object store, and this operator has none; name one in its settings (PENSTOCK_STORE_URL)"
+    needed = f"files need an object store, and this operator has none; {NAME_A_STORE}"
     for name in split_inputs(inputs)[1]:
         raise CannotStart(f"spec.steps[{step.name}].inputs[{name}]: {needed}, or pass a value")
     for output in step.outputs:

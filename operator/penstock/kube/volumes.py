@@ -1,4 +1,4 @@
-"""The volumes of an attempt's pod, and our own containers in it: what fetches before a step, what collects after it.
+"""The volumes of an attempt's pod, and what of ours is in it: what fetches before a step, what collects after it.
 
 Pure, as `manifests`, whose part it is.
 """
@@ -12,7 +12,7 @@ from penstock.controller.contract import declared_outputs
 from penstock.kube import names
 from penstock.kube.merging import Object
 from penstock.kube.transports import CollectorMode, PodSettings, WayIn
-from penstock.step import collector, fetch, wire
+from penstock.step import collector, fetch, report, supervisor, wire
 
 if TYPE_CHECKING:
     from penstock.kube.manifests import Attempt
@@ -44,16 +44,18 @@ def volumes(attempt: Attempt) -> list[Object]:
         found.append({"name": names.INPUTS_VOLUME, **given})
     elif attempt.settings.empty_folders:
         found.append({"name": names.INPUTS_VOLUME, "emptyDir": {}})
-    if attempt.transport.collector is not None:
-        found.append({"name": names.VALUES_VOLUME, "emptyDir": {}})
-    if attempt.transport.collector is not None or attempt.settings.empty_folders:
+    if attempt.transport.collected:
+        # A supervisor packs folders there, too.
+        packed = attempt.transport.supervised and attempt.transport.files_out
+        found.append({"name": names.VALUES_VOLUME, "emptyDir": _for_files(attempt) if packed else {}})
+    if attempt.transport.collected or attempt.settings.empty_folders:
         size = _for_files(attempt) if attempt.transport.files_out else {}
         found.append({"name": names.OUTPUTS_VOLUME, "emptyDir": size})
     return found
 
 
 def own_volumes(attempt: Attempt) -> list[Object]:
-    """The volumes that only our own containers see."""
+    """The volumes that only our own containers see, and a supervisor."""
     transport = attempt.transport
     found: list[Object] = []
     given = _given(attempt)
@@ -61,7 +63,7 @@ def own_volumes(attempt: Attempt) -> list[Object]:
         found.append({"name": names.GIVEN_VOLUME, **given})
     if transport.files:
         found.append({"name": names.TRANSFERS_VOLUME, "secret": {"secretName": attempt.name}})
-    if transport.files_out:
+    if transport.files_out and not transport.supervised:
         found.append({"name": names.SCRATCH_VOLUME, "emptyDir": _for_files(attempt)})
     return found
 
@@ -97,7 +99,31 @@ _PLACES: Final = {
 
 def mounts(attempt: Attempt) -> list[Object]:
     """What the step's container sees of them."""
-    return [_mount(volume, writable=volume["name"] != names.INPUTS_VOLUME) for volume in volumes(attempt)]
+    found = [_mount(volume, writable=volume["name"] != names.INPUTS_VOLUME) for volume in volumes(attempt)]
+    if not attempt.transport.supervised:
+        return found
+    if attempt.transport.files_in:
+        found.append({"name": names.INPUTS_VOLUME, "mountPath": names.FETCHED_DIR})
+    return found + [_mount(volume) for volume in own_volumes(attempt)]
+
+
+def supervisor_env(attempt: Attempt) -> dict[str, str]:
+    """What tells a supervisor what to do: one variable, and nothing secret."""
+    settings, transport = attempt.settings, attempt.transport
+    own = _transfer_env(settings) if transport.files else {}
+    if transport.files_out:
+        own["TMPDIR"] = names.VALUES_DIR
+    return supervisor.environment(
+        supervisor.Settings(
+            message_file=names.MESSAGE_FILE,
+            message_bytes=min(report.MESSAGE_BYTES, transport.message_bytes),
+            limit=settings.step_output_bytes,
+            plan_file=_PLAN_FILE if transport.files else "",
+            inputs_dir=names.FETCHED_DIR if transport.files_in else "",
+            given_dir=names.GIVEN_DIR if transport.files_in and attempt.texts else "",
+            environment=own,
+        )
+    )
 
 
 def _mount(volume: Object, *, writable: bool = False) -> Object:
@@ -123,7 +149,7 @@ def collector_container(attempt: Attempt) -> Object:
         output_file=names.COLLECTED_FILE,
         outputs_dir=names.OUTPUTS_DIR,
         message_file=names.MESSAGE_FILE,
-        message_bytes=min(collector.MESSAGE_BYTES, transport.message_bytes),
+        message_bytes=min(report.MESSAGE_BYTES, transport.message_bytes),
         limit=settings.step_output_bytes,
         wait=collector.PROCESSES if transport.collector is CollectorMode.SHARED else collector.SIGNAL,
         plan_file=_PLAN_FILE if transport.files_out else None,

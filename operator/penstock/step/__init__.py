@@ -3,7 +3,9 @@
 Standard library only, and nothing of penstock outside this package: it runs in any image that has Python. What
 schedules, stores or talks to a cluster must not live here. Modules: `values` (types of values, `$PENSTOCK_OUTPUT`),
 `outputs` (reads what an attempt left), `inputs` (prepares what it sees), `folders` and `digest` (walk and name
-content), `runtime` and `returned` (run `function:` steps; only these run inside a step's own container).
+content), `runtime` and `returned` (run `function:` steps inside a step's own container), `supervisor` (the same for
+steps with files or large values), `collector` and `fetch` (what runs beside and before other steps), `report` (how
+either says what it found), `plan`, `transfer`, `archive`, `download`, `upload` and `wire` (files through signed URLs).
 """
 
 from __future__ import annotations

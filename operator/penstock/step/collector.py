@@ -1,13 +1,7 @@
 """Reads a step's outputs from beside it: `python -m penstock.step.collector`, in a container of its own.
 
-It waits until the step is over, judges what the step left in the volume that both see, and says so in its termination
-message: one JSON object with `outputs` (the sound values by name) and, if something is wrong, `problems` (sentences).
-Where it has a plan of transfers (`PENSTOCK_TRANSFERS`), the step's files go to the store first; then there are `files`
-(what is in the store, by name) and, if only the platform was in the way, `"transient": true`.
-What is too long for that goes to its log, and the message is `{"log": {"size": …, "sha256": …}}` of that JSON.
-
-In the log the JSON is compressed and written in numbered lines of ASCII, shorter than any runtime splits lines at, so
-that timestamps, other lines and repeated ones do no harm, and a log that lacks some is noticed; see `parse_log`.
+It waits until the step is over, judges what the step left in the volume that both see, uploads the files among it, and
+says what it found in its termination message or its log; see `report`.
 
 How it knows that the step is over (`PENSTOCK_COLLECTOR_WAIT`):
 - `signal`: as a native sidecar it is sent SIGTERM after the step has ended.
@@ -30,12 +24,10 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
-from penstock.step.values import Declared, JsonObject, compact_json, load_json
+from penstock.step.values import Declared, compact_json, load_json
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from penstock.step.transfer import Problem
 
 SIGNAL = "signal"
 PROCESSES = "processes"
@@ -45,9 +37,6 @@ WAITS = "penstock: waits for the step"
 
 OVER = "penstock: the step is over"
 """The line of the log after which outputs are read and uploaded."""
-
-MESSAGE_BYTES = 4_000
-"""Of the 4,096 bytes of a termination message."""
 
 EXIT_CONFIGURATION = 64
 EXIT_WRITE = 74
@@ -61,48 +50,15 @@ _MESSAGE_BYTES = "PENSTOCK_COLLECTOR_MESSAGE_BYTES"
 _LIMIT = "PENSTOCK_COLLECTOR_LIMIT"
 _TRANSFERS = "PENSTOCK_TRANSFERS"
 
-_MARK = "penstock-outputs"
-_CHUNK = 6_000
-"""Bytes in a line of the log: 8,000 characters. Container runtimes split lines at 16 KiB."""
-_MOST_PROBLEMS = 10
-_LONGEST_PROBLEM = 500
 _OFTEN = 0.02
 _SELDOM = 0.5
 
 
 class CollectorError(Exception):
-    """What a collector said cannot be used; the message says why, for people."""
+    """The collector was not started as it has to be; the message says why."""
 
 
-class Result(NamedTuple):
-    """What a collector found.
-
-    Attributes:
-        outputs: the declared values that are as declared, by name.
-        problems: a sentence for each thing that is wrong; empty: the outputs are complete.
-        files: the declared files that are in the store, by name: `{"key", "sha256", "size", "folder"}`.
-        transient: whether all that is wrong is the platform's trouble, so that the same might work later.
-    """
-
-    outputs: JsonObject
-    problems: list[str]
-    files: Mapping[str, JsonObject] = {}
-    transient: bool = False
-
-
-class InLog(NamedTuple):
-    """The result is in the collector's log.
-
-    Attributes:
-        size: bytes of its JSON.
-        sha256: hexadecimal digest of its JSON.
-    """
-
-    size: int
-    sha256: str
-
-
-# --- for whoever starts it and reads what it said ---------------------------------------------------
+# --- for whoever starts it ---------------------------------------------------------------------------
 
 
 def environment(
@@ -138,65 +94,6 @@ def environment(
         _MESSAGE_BYTES: str(message_bytes),
         _LIMIT: str(limit),
     }
-
-
-def parse_message(text: str) -> Result | InLog:
-    """Read a collector's termination message.
-
-    Raises:
-        CollectorError: it is not one.
-    """
-    try:
-        found = load_json(text)
-        log = found.get("log")
-        return _result(found) if log is None else InLog(int(log["size"]), str(log["sha256"]))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        shown = text if len(text) <= 200 else f"{text[:199]}…"
-        raise CollectorError(f"the collector's message cannot be read: {shown!r}") from None
-
-
-def parse_log(text: str, wanted: InLog) -> Result:
-    """Read the result out of a collector's log.
-
-    Args:
-        text: the log; with timestamps or without.
-        wanted: what the termination message says of it.
-
-    Raises:
-        CollectorError: the log is incomplete or was changed.
-    """
-    import base64  # noqa: PLC0415 - the collector itself seldom needs these
-    import hashlib  # noqa: PLC0415
-    import zlib  # noqa: PLC0415
-
-    chunks: dict[int, str] = {}
-    total = 0
-    for line in text.split("\n"):
-        _, mark, rest = line.partition(f"{_MARK} ")
-        place, _, chunk = rest.partition(" ")
-        number, _, count = place.partition("/")
-        if mark and number.isdecimal() and count.isdecimal():
-            chunks[int(number)] = chunk.strip()
-            total = int(count)
-    if total == 0 or any(number not in chunks for number in range(1, total + 1)):
-        there = sum(number in chunks for number in range(1, total + 1))
-        raise CollectorError(f"the collector's log holds {there} of {total or 'its'} lines: it was cut or rotated away")
-    try:
-        data = base64.b64decode("".join(chunks[number] for number in range(1, total + 1)), validate=True)
-        # Bounded by what was announced, whatever the log holds.
-        found = zlib.decompressobj().decompress(data, wanted.size + 1)
-        if len(found) != wanted.size or hashlib.sha256(found).hexdigest() != wanted.sha256:
-            raise CollectorError("the collector's log is not what the collector said it wrote")
-        return _result(load_json(found.decode()))
-    except (ValueError, TypeError, zlib.error) as error:
-        raise CollectorError(f"the collector's log cannot be read: {error}") from None
-
-
-def _result(found: JsonObject) -> Result:
-    outputs, problems, files = found["outputs"], found.get("problems", []), found.get("files", {})
-    if not isinstance(outputs, dict) or not isinstance(problems, list) or not isinstance(files, dict):
-        raise TypeError("not a result")
-    return Result(outputs, [str(problem) for problem in problems], files, bool(found.get("transient", False)))
 
 
 # --- what it does -----------------------------------------------------------------------------------
@@ -358,9 +255,11 @@ def _await_end(pid: int, stop: _Stop) -> None:
 
 def _wrote(settings: Settings) -> bool:
     try:
-        if os.stat(settings.output_file).st_size > 0:  # noqa: PTH116
-            return True
-        return bool(os.listdir(settings.outputs_dir))  # noqa: PTH208
+        try:
+            size = os.stat(settings.output_file).st_size  # noqa: PTH116
+        except FileNotFoundError:  # a step that gives nothing but files
+            size = 0
+        return size > 0 or bool(os.listdir(settings.outputs_dir))  # noqa: PTH208
     except FileNotFoundError:
         return False
     except OSError:
@@ -373,55 +272,16 @@ def report(settings: Settings) -> None:
     Raises:
         OSError: it cannot be said.
     """
-    from penstock.step.outputs import collect  # noqa: PLC0415 - not while waiting for the step
+    from penstock.step.report import gather, message  # noqa: PLC0415 - not while waiting for the step
 
-    found = collect(settings.declared, settings.output_file, settings.outputs_dir, limit=settings.limit)
-    result: JsonObject = {"outputs": found.values}
-    problems = list(found.problems)
-    if found.files and settings.plan_file is not None:
-        files, failed = _upload(settings.plan_file, found.files)
-        result["files"] = files
-        if failed and not problems and all(problem.transient for problem in failed):
-            result["transient"] = True
-        problems += [problem.text for problem in failed]
-    if problems:
-        result["problems"] = _shortened(problems)
-    data = compact_json(result).encode()
-    if len(data) > settings.message_bytes:
-        data = _to_log(data)
-    settings.message_file.write_bytes(data)
-
-
-def _upload(plan_file: Path, files: Mapping[str, Path]) -> tuple[dict[str, JsonObject], list[Problem]]:
-    """Give files to the store; returns what is there by name, and what is wrong."""
-    from penstock.step.plan import Plan, PlanError  # noqa: PLC0415 - few steps have files
-    from penstock.step.transfer import Problem, upload_outputs  # noqa: PLC0415
-
-    try:
-        return upload_outputs(Plan(plan_file), files)
-    except (PlanError, ValueError) as error:
-        return {}, [Problem(str(error), transient=True)]
-
-
-def _shortened(problems: list[str]) -> list[str]:
-    short = [p if len(p) <= _LONGEST_PROBLEM else f"{p[: _LONGEST_PROBLEM - 1]}…" for p in problems[:_MOST_PROBLEMS]]
-    return [*short, f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else short
-
-
-def _to_log(data: bytes) -> bytes:
-    """Write `data` to the log; returns the message that tells of it."""
-    import base64  # noqa: PLC0415 - small results need none of these
-    import hashlib  # noqa: PLC0415
-    import zlib  # noqa: PLC0415
-
-    packed = zlib.compress(data, 6)
-    total = -(-len(packed) // _CHUNK)
-    for number in range(total):
-        chunk = base64.b64encode(packed[number * _CHUNK : (number + 1) * _CHUNK]).decode()
-        sys.stdout.write(f"{_MARK} {number + 1}/{total} {chunk}\n")
-    # Before the message: whoever sees the message reads the log.
-    sys.stdout.flush()
-    return compact_json({"log": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}}).encode()
+    result = gather(
+        settings.declared,
+        settings.output_file,
+        settings.outputs_dir,
+        limit=settings.limit,
+        plan_file=settings.plan_file,
+    )
+    settings.message_file.write_bytes(message(result, settings.message_bytes))
 
 
 def main() -> int:

@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 
 from penstock.step import collector
-from penstock.step.collector import Result, parse_message
 from penstock.step.digest import digest
+from penstock.step.report import MESSAGE_BYTES, Result, parse_message
 from penstock.step.values import Declared
 from penstock.step.wire import PATIENCE
 
@@ -33,7 +33,7 @@ class Beside:
             output_file=str(self.output),
             outputs_dir=str(self.outputs),
             message_file=str(self.message),
-            message_bytes=collector.MESSAGE_BYTES,
+            message_bytes=MESSAGE_BYTES,
             limit=1_000_000,
             wait=collector.SIGNAL,
             plan_file=str(folder / "plan"),

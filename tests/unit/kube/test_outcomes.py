@@ -16,7 +16,7 @@ from penstock.kube.outcomes import observe
 from penstock.kube.podstate import needs_ending
 from penstock.kube.transports import CollectorMode, PodSettings
 from penstock.step import collector
-from penstock.step.collector import InLog
+from penstock.step.report import MESSAGE_BYTES, InLog, message
 
 ID = AttemptId("train", -1, 1)
 SHARED = PodSettings(collector_image="penstock:1", collector_mode=CollectorMode.SHARED)
@@ -368,19 +368,19 @@ def test_a_sidecars_message_is_found_among_the_init_containers() -> None:
 
 def test_large_outputs_are_read_from_the_collectors_log(capsys: pytest.CaptureFixture[str]) -> None:
     data = b'{"outputs":{"table":"%s"}}' % (b"x" * 9_000)
-    message = collector._to_log(data).decode()
+    said = message({"outputs": {"table": "x" * 9_000}}, MESSAGE_BYTES).decode()
     log = capsys.readouterr().out
-    told = Reported(SHARED, **JSON).terminated().terminated(message=message, name="collector")
+    told = Reported(SHARED, **JSON).terminated().terminated(message=said, name="collector")
     needs = NeedsLog("collector", InLog(len(data), hashlib.sha256(data).hexdigest()))
     assert waits(told).needs == needs
     assert look(told, log=log).observation.outputs == {"table": "x" * 9_000}
     # The runtime may still be writing it.
     again = waits(told, log="")
     assert (again.needs, again.again_at) == (needs, NOON + 12)
-    reason, _, said = end(told, log="", now=NOON + 60)
-    assert (reason, said) == (
+    reason, _, why = end(told, log="", now=NOON + 60)
+    assert (reason, why) == (
         "StepError",
-        "its outputs were lost: the collector's log holds 0 of its lines: it was cut or rotated away",
+        "its outputs were lost: the log holds 0 of its lines: it was cut or rotated away",
     )
     assert end(told, log="", gone=True)[0] == "Disrupted"
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from penstock.step import collector
-from penstock.step.collector import CollectorError, InLog, Processes, Result, parse_log, parse_message
-from penstock.step.values import Declared, compact_json, format_output
+from penstock.step.collector import Processes
+from penstock.step.report import MESSAGE_BYTES, InLog, ReportError, Result, message, parse_log, parse_message
+from penstock.step.values import Declared, format_output
 
 ROWS = Declared("rows", "number")
 TEXT = Declared("text", "string")
@@ -35,7 +36,7 @@ class Running:
             output_file=str(self.output),
             outputs_dir=str(self.outputs),
             message_file=str(self.message),
-            message_bytes=collector.MESSAGE_BYTES,
+            message_bytes=MESSAGE_BYTES,
             limit=limit,
             wait=wait,
         )
@@ -61,7 +62,7 @@ class Running:
         log, _ = self.process.communicate(timeout=60)
         assert self.process.returncode == 0
         said = self.message.read_bytes()
-        assert len(said) <= collector.MESSAGE_BYTES
+        assert len(said) <= MESSAGE_BYTES
         found = parse_message(said.decode())
         return parse_log(log, found) if isinstance(found, InLog) else found
 
@@ -208,6 +209,13 @@ def test_a_step_that_was_faster_than_the_collectors_start_is_collected(
 
 
 @in_pid_namespace
+def test_a_fast_step_that_gave_files_and_no_value_is_over_too(namespace: Callable[..., InNamespace]) -> None:
+    one = namespace(Declared("model", "file"))
+    one.begin(f"echo model > {one.outputs}/model; $COLLECT; exit $?")
+    assert one.result() == Result({}, [])
+
+
+@in_pid_namespace
 def test_while_the_steps_image_is_on_its_way_it_waits(namespace: Callable[..., InNamespace]) -> None:
     one = namespace(ROWS)
     fifo = one.output.with_name("fifo")
@@ -323,8 +331,7 @@ def test_where_cgroups_are_not_to_be_seen_every_other_process_is_the_steps(tmp_p
 def in_log(capsys: pytest.CaptureFixture[str]) -> tuple[str, InLog, Result]:
     """A log of several lines, what the message says of it, and what is in it."""
     text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=50_000))
-    message = collector._to_log(compact_json({"outputs": {"text": text}}).encode())
-    found = parse_message(message.decode())
+    found = parse_message(message({"outputs": {"text": text}}, MESSAGE_BYTES).decode())
     assert isinstance(found, InLog)
     return capsys.readouterr().out, found, Result({"text": text}, [])
 
@@ -342,26 +349,26 @@ def test_a_log_that_lacks_lines_is_noticed_wherever_they_were(in_log: tuple[str,
     log, said, _ = in_log
     lines = log.splitlines()
     for missing in range(len(lines)):
-        with pytest.raises(CollectorError, match=rf"holds {len(lines) - 1} of {len(lines)} lines"):
+        with pytest.raises(ReportError, match=rf"holds {len(lines) - 1} of {len(lines)} lines"):
             parse_log("\n".join(lines[:missing] + lines[missing + 1 :]), said)
-    with pytest.raises(CollectorError, match="holds 0 of its lines"):
+    with pytest.raises(ReportError, match="holds 0 of its lines"):
         parse_log("", said)
 
 
 def test_a_log_that_was_changed_is_noticed(in_log: tuple[str, InLog, Result]) -> None:
     log, said, _ = in_log
     for broken in (log[:-200], log.replace("A", "B"), log.replace("A", "!")):
-        with pytest.raises(CollectorError):
+        with pytest.raises(ReportError):
             parse_log(broken, said)
-    with pytest.raises(CollectorError, match="not what the collector said"):
+    with pytest.raises(ReportError, match="does not hold what was written"):
         parse_log(log, said._replace(sha256="0" * 64))
-    with pytest.raises(CollectorError, match="not what the collector said"):
+    with pytest.raises(ReportError, match="does not hold what was written"):
         parse_log(log, said._replace(size=10))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "nonsense", '{"outputs": 1}', '{"log": {}}', '{"log": 3}'])
 def test_a_message_that_no_collector_wrote_is_refused(text: str) -> None:
-    with pytest.raises(CollectorError, match="cannot be read"):
+    with pytest.raises(ReportError, match="cannot be read"):
         parse_message(text)
 
 
