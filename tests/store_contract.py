@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 import pytest
@@ -175,6 +176,31 @@ class DataStoreContract:
         found = await data.info("a")
         assert found.sha256 is None
         assert (await data.file("a")).sha256 == f"etag-{stat.etag}"
+
+    async def test_no_record_takes_the_place_of_another(self, store: Store) -> None:
+        data = DataStore(store, "ns")
+        paths = ["a", "a.json/b", "a.json/b.json/c", "b/a.json.json"]
+        for number, path in enumerate([*paths, *reversed(paths)]):
+            await data.put(path, f"{number}".encode())
+        for path in paths:
+            content = await (await data.get(path)).whole()
+            assert (await data.info(path)).sha256 == hashlib.sha256(content).hexdigest()
+        for path in paths:
+            await data.delete(path)
+        assert await keys_of(store) == []
+
+    async def test_a_record_of_an_earlier_version_counts_and_goes_with_its_object(self, store: Store) -> None:
+        data = DataStore(store, "ns")
+        stat = await store.put("ns/data/raw/tree", b"packed")
+        record = {"sha256": "ab" * 32, "size": 100, "folder": True, "etag": stat.etag, "modified": 1.0, "stored": 6}
+        await store.put("ns/meta/raw/tree.json", json.dumps(record).encode())
+        assert await data.file("raw/tree") == File("data/raw/tree", "ab" * 32, 100, folder=True)
+        await data.put("raw/tree", b"now a file")
+        assert await data.file("raw/tree") == File(
+            "data/raw/tree", hashlib.sha256(b"now a file").hexdigest(), len(b"now a file")
+        )
+        await data.delete("raw/tree")
+        assert await keys_of(store) == []
 
     async def test_pages_hold_everything_once(self, store: Store) -> None:
         data = DataStore(store, "ns")

@@ -1,8 +1,10 @@
-"""Files between a step's pod and an S3 store, against s5cmd: the same content, disk and server, in turns.
+"""Files between a step's pod and an S3 store, against s5cmd and rclone: the same content, disk and server, in turns.
 
-Wanted on the PATH: `versitygw` (the S3 server) and `s5cmd`. A folder travels as one object with us, and as one object a
-file with s5cmd: that is how each would be used. What is fetched is checked by SHA-256 with us, and not at all by s5cmd:
-`sha256sum` after it makes the two equal.
+Wanted on the PATH: `versitygw` (the S3 server), `s5cmd` and `rclone`. A folder travels as one object with us, and as
+one object a file with the others: that is how each would be used. Checks are what each does by itself: we check what
+is fetched by SHA-256, rclone by MD5 (which it also makes of what it gives, and keeps with the object), s5cmd not at
+all. `sha256sum` after s5cmd makes it equal to us. s5cmd has its own settings (256 files at a time, 5 parts of 50 MiB);
+rclone has its own for large files (4 parts of 5 MiB up, 4 streams down), and 16 files at a time in place of 4.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -138,20 +140,39 @@ class _Case:
             }
             return _run([sys.executable, "-m", "penstock.step.fetch"], env)[0]
 
-    def theirs_up(self) -> Took:
+    def s5cmd_up(self) -> Took:
         source = f"{self._content}/" if self._content.is_dir() else str(self._content)
-        return _run(["s5cmd", "--log", "error", "cp", source, self._theirs], self._env)[0]
+        return _run(["s5cmd", "--log", "error", "cp", source, self._s5cmd], self._env)[0]
 
-    def theirs_down(self, *, checked: bool = False) -> Took:
-        source = f"{self._theirs}*" if self._content.is_dir() else self._theirs
+    def s5cmd_down(self, *, checked: bool = False) -> Took:
+        source = f"{self._s5cmd}*" if self._content.is_dir() else self._s5cmd
         with tempfile.TemporaryDirectory(dir=self._work) as inputs:
             copy = f"s5cmd --log error cp '{source}' {inputs}/"
             check = f"find {inputs} -type f -print0 | xargs -0 sha256sum >/dev/null"
             return _run(["sh", "-c", f"{copy} && {check}" if checked else f"exec {copy}"], self._env)[0]
 
+    def rclone_up(self) -> Took:
+        return _run([*self._rclone, str(self._content), self._remote], self._env)[0]
+
+    def rclone_down(self) -> Took:
+        with tempfile.TemporaryDirectory(dir=self._work) as inputs:
+            return _run([*self._rclone, self._remote, f"{inputs}/it"], self._env)[0]
+
     @property
-    def _theirs(self) -> str:
+    def _s5cmd(self) -> str:
         return f"s3://bucket/it{'/' if self._content.is_dir() else '-alone'}"
+
+    @property
+    def _remote(self) -> str:
+        return f":s3:bucket/rclone/{self._content.name}"
+
+    @property
+    def _rclone(self) -> list[str]:
+        # With the last flag it copies again what an earlier round has left.
+        copy = "copy" if self._content.is_dir() else "copyto"
+        store = ["--s3-provider", "Other", "--s3-env-auth", "--s3-endpoint", self._env["S3_ENDPOINT_URL"]]
+        options = ["--s3-no-check-bucket", "--transfers", "16", "--ignore-times"]
+        return ["rclone", copy, "--config", "", *store, *options]
 
 
 def _fill(folder: Path) -> tuple[Path, Path]:
@@ -165,40 +186,47 @@ def _fill(folder: Path) -> tuple[Path, Path]:
     return big, small
 
 
-def _turns(ways: list[Callable[[], Took]]) -> list[Took]:
+def _turns(ways: Sequence[Callable[[], Took]]) -> list[list[Took]]:
+    """The rounds of each way."""
     rounds = [[way() for way in ways] for _ in range(ROUNDS)]
-    return [_middle(found) for found in zip(*rounds, strict=True)]
-
-
-def _middle(found: tuple[Took, ...]) -> Took:
-    return Took(statistics.median(took.seconds for took in found), max(took.memory for took in found))
+    return [list(found) for found in zip(*rounds, strict=True)]
 
 
 def main() -> None:
     """Print a table."""
-    missing = [tool for tool in ("versitygw", "s5cmd") if shutil.which(tool) is None]
+    missing = [tool for tool in ("versitygw", "s5cmd", "rclone") if shutil.which(tool) is None]
     if missing:
         sys.exit(f"not on the PATH: {', '.join(missing)}")
     with tempfile.TemporaryDirectory() as name, _server(Path(name) / "store") as env:
         os.environ.update(env)
         work = Path(name)
         big, small = _fill(work)
-        print(f"\nMiB a second, median of {ROUNDS} runs in turns; in brackets the most MiB of memory\n")
-        print("| content | way | penstock | s5cmd | ratio | s5cmd and sha256sum | ratio |")
-        print("|---|---|---|---|---|---|---|")
+        print(f"\nMiB a second, median of {ROUNDS} runs in turns; in brackets the most MiB of memory, and our rate")
+        print("against theirs, median of the rounds\n")
+        print("| content | way | penstock | s5cmd | rclone | s5cmd and sha256sum |")
+        print("|---|---|---|---|---|---|")
         for what, path, size in (
             (f"file of {BIG >> 20:,} MiB", big, BIG),
             (f"folder of {SMALL_FILES:,} files of 10 kB", small, SMALL_FILES * SMALL),
         ):
             case = _Case(path, work, env)
-            checked = partial(case.theirs_down, checked=True)
-            _row(what, "up", size, _turns([case.ours_up, case.theirs_up]))
-            _row(what, "down", size, _turns([case.ours_down, case.theirs_down, checked]))
+            checked = partial(case.s5cmd_down, checked=True)
+            _row(what, "up", size, _turns([case.ours_up, case.s5cmd_up, case.rclone_up]))
+            _row(what, "down", size, _turns([case.ours_down, case.s5cmd_down, case.rclone_down, checked]))
 
 
-def _row(what: str, way: str, size: int, found: list[Took]) -> None:
-    rates = [size / (1 << 20) / took.seconds for took in found]
-    cells = [f"{rates[0]:.0f} ({found[0].memory:.0f})", f"{rates[1]:.0f} ({found[1].memory:.0f})"]
-    cells += [f"{rates[0] / rates[1]:.2f}"]
-    cells += [f"{rates[2]:.0f}", f"{rates[0] / rates[2]:.2f}"] if len(rates) > 2 else ["", ""]
+def _row(what: str, way: str, size: int, found: list[list[Took]]) -> None:
+    ours, *others = found
+    cells = [f"{_rate(size, ours)} ({_memory_of(ours)})"]
+    for theirs in others:
+        ratio = statistics.median(their.seconds / our.seconds for their, our in zip(theirs, ours, strict=True))
+        cells.append(f"{_rate(size, theirs)} ({_memory_of(theirs)}); {ratio:.2f}")
     print(f"| {what} | {way} | {' | '.join(cells)} |", flush=True)
+
+
+def _rate(size: int, found: Sequence[Took]) -> str:
+    return f"{size / (1 << 20) / statistics.median(took.seconds for took in found):.0f}"
+
+
+def _memory_of(found: Sequence[Took]) -> str:
+    return f"{max(took.memory for took in found):.0f}"

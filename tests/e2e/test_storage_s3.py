@@ -278,8 +278,11 @@ async def test_the_sweep_forgets_uploads_of_executions_that_are_gone_and_old_one
     assert len(await under_way(store)) == 3
     assert (await retention.sweep("ns", now=0.0)).uploads == 1
     assert await under_way(store) == ["ns/data/theirs", "ns/executions/lives/s/1/y"]
-    assert (await retention.sweep("ns", now=1e11)).uploads == 1
-    assert await under_way(store) == ["ns/data/theirs"]
+    # Also what people or their tools began; what they completed stays.
+    await store.put("ns/data/done", b"1")
+    assert (await retention.sweep("ns", now=1e11)).uploads == 2
+    assert await under_way(store) == []
+    assert await store.read("ns/data/done") == b"1"
 
 
 async def test_a_copy_in_parts_is_the_same_object(store: Store) -> None:

@@ -33,6 +33,9 @@ MAX_MESSAGE = 4_096
 STEP_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 OBJECT_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 VALUE_NAME = r"^[a-zA-Z_][a-zA-Z0-9_-]*$"
+_PATH_PART = r"(\.|\.{3,}|\.*[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*)"
+"""Anything but `..`, in words of RE2."""
+OBJECT_PATH = rf"^{_PATH_PART}(/{_PATH_PART}?)*$"
 
 StepName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=STEP_NAME)]
 ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=OBJECT_NAME)]
@@ -42,7 +45,7 @@ Expression = Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRE
 Text = Annotated[str, StringConstraints(max_length=MAX_MESSAGE)]
 ShortText = Annotated[str, StringConstraints(max_length=253)]
 Argument = Annotated[str, StringConstraints(max_length=32_768)]
-ObjectPath = Annotated[str, StringConstraints(min_length=1, max_length=1_024)]
+ObjectPath = Annotated[str, StringConstraints(min_length=1, max_length=1_024, pattern=OBJECT_PATH)]
 Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS)]
 Delay = Annotated[int, Field(ge=0, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=0, le=2_147_483_647)]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, g
 
 from pydantic import BaseModel
 
-from penstock.api.base import OBJECT_NAME, STEP_NAME, VALUE_NAME
+from penstock.api.base import OBJECT_NAME, OBJECT_PATH, STEP_NAME, VALUE_NAME
 
 Loc: TypeAlias = "tuple[str | int, ...]"
 """Where in a manifest: keys as the manifest writes them (camelCase) and list indices from 0."""
@@ -26,6 +26,7 @@ PATTERNS: Final[Mapping[str, str]] = {
     STEP_NAME: "lower case letters, digits and dashes, starting with a letter and not ending with a dash, at most 63",
     OBJECT_NAME: "lower case letters, digits, dashes and dots, starting and ending with a letter or digit",
     VALUE_NAME: "letters, digits, underscores and dashes, starting with a letter or underscore, at most 63",
+    OBJECT_PATH: "a path inside the data store, for example `raw/iris.csv`: relative, without `..` and backslashes",
     r"^[-._a-zA-Z][-._a-zA-Z0-9]*$": "letters, digits, underscores, dashes and dots, not starting with a digit",
     r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$": "`package.module:name`, for example `iris.train:run`",
     r"^[a-zA-Z0-9]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?$": (

@@ -10,6 +10,7 @@ from penstock.api.execution import ExecutionInput
 from penstock.engine.status import dump_values, load_values
 from penstock.engine.types import Identity, Value
 from penstock.kube.objectstore import in_cluster_words
+from penstock.kube.transports import NAME_A_STORE
 from penstock.storage import errors
 from penstock.storage.datastore import DataStore
 from penstock.storage.objects import Store
@@ -51,7 +52,7 @@ class ObjectInputs:
         if self._store is None:
             raise NoSuchObject(
                 f"spec.inputs[{next(iter(wanted))}].object: objects need an object store, and this operator has none; "
-                "name one in its settings (PENSTOCK_STORE_URL)"
+                f"{NAME_A_STORE}"
             )
         record = file_key(identity.namespace, f"{EXECUTIONS}/{identity.uid}/{_RECORD}")
         with in_cluster_words():

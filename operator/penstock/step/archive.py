@@ -136,6 +136,21 @@ class Packing:
         )
 
 
+def most_bytes(folder: Path) -> int:
+    """How long the stream of a folder can be at most, as it is now; nothing is read but names and sizes.
+
+    Raises:
+        UnsafePath: something in the folder cannot be kept.
+        OSError: something cannot be listed.
+    """
+    total = len(_TAR_END)
+    for entry in walk(folder):
+        size = (folder / entry.path).lstat().st_size if entry.kind == "file" else 0
+        total += len(_header(entry, size)) + size + -size % _TAR_BLOCK
+    # Deflate adds 5 bytes to at least 16 KiB that it cannot make smaller, and as many where a block ends.
+    return total + total // 2048 + _BLOCK
+
+
 def _header(entry: Entry, size: int) -> bytes:
     info = tarfile.TarInfo(entry.path)
     info.size = size

@@ -33,6 +33,7 @@ READ_FACTOR = 8
 """How much larger than the limit `$PENSTOCK_OUTPUT` may be: values are measured as compact JSON, and may have been
 written with escapes, indented, or more than once."""
 _MOST_NAMED = 10
+_REMEDY = "what reads outputs is another user; end the step with `chmod -R a+rX $PENSTOCK_OUTPUTS`"
 
 
 class Collected(NamedTuple):
@@ -211,7 +212,8 @@ def _collect_files(declared: Sequence[Declared], outputs_dir: Path) -> tuple[dic
             problems.append(f"output {quote(output.name)}: {error}")
         except OSError as error:
             place = folders.printable(str(error.filename or output.name))
-            problems.append(f"output {quote(output.name)}: {place} cannot be read: {error.strerror}")
+            remedy = f": {_REMEDY}" if error.errno in (errno.EACCES, errno.EPERM) else ""
+            problems.append(f"output {quote(output.name)}: {place} cannot be read: {error.strerror}{remedy}")
     problems += undeclared(found, declared, " but is in $PENSTOCK_OUTPUTS")
     return files, found, problems
 

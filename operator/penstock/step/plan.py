@@ -79,6 +79,16 @@ class Multipart(NamedTuple):
             index -= count
         return None
 
+    def even_size(self, total: int) -> int:
+        """The least bound of parts with which all of them hold so many bytes in all, if they can."""
+        left, count = total, len(self.parts)
+        for several, size in self.sizes:
+            if (bound := -(-left // max(count, 1))) <= size:
+                return bound
+            left -= several * size
+            count -= several
+        return self.sizes[-1][1]
+
 
 class Output(NamedTuple):
     """An object to give.

@@ -1,8 +1,8 @@
 """Gives outputs to the store: in one request, or large ones in parts side by side, each tried again by itself.
 
-Memory does not grow with what is given. Files are read where they are, more than once: for the checksum that a request
-has to begin with, for sending, and side by side for the SHA-256 of the whole. The stream of a folder is only known
-while it is made, so its parts wait in unnamed temporary files; see `_SPOOL` for how much of it.
+Memory does not grow with what is given. Files are read where they are, piece by piece, each more than once in a short
+time: for the checksum that a request has to begin with, for sending, and for the SHA-256 of the whole. The stream of a
+folder is only known while it is made, so its parts wait in unnamed temporary files; see `_SPOOL` for how much of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import re
+import select
 import socket
 import stat
 import tempfile
@@ -23,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from penstock.step.archive import ArchiveError, Packing
+from penstock.step.archive import ArchiveError, Packing, most_bytes
 from penstock.step.digest import Digest
 from penstock.step.folders import UnsafePath, special
 from penstock.step.plan import Multipart, Output, Plan, Request
@@ -32,13 +33,18 @@ from penstock.step.values import JsonObject, quote
 from penstock.step.wire import Body, Client, CutError, Patience, Settings, TransferError, error_code, is_passing
 
 if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
     from pathlib import Path
 
 SINGLE_BYTES = 64 * 1024 * 1024
 """Files up to this size are given in one request."""
 _SPOOL = 256 * 1024 * 1024
-"""Bytes of a folder's stream that may lie on the disk. Where a store has no parts and the stream is longer, it is made
-twice instead, once for its checksum and once to send it: a full disk would end the pod."""
+"""Bytes of a folder's stream that may lie on the disk, or two parts if these are more. Parts of it are no larger than
+they have to be for the folder: with the URLs of a plan for 1 TiB two of them are 1 % of what they are parts of. Where
+a store has no parts and the stream is longer, it is made twice instead, once for its checksum and once to send it: a
+full disk would end the pod."""
+_LEAST_PART = 16 * 1024 * 1024
+"""What a part of a folder's stream has at least, if the plan lets it: smaller ones cost requests."""
 _BUFFER = 256 * 1024
 _COMPLETE_SECONDS = 300.0
 """Stores put parts together before they answer."""
@@ -60,10 +66,10 @@ class _Piece:
         self._stop = stop
         self.length = length
 
-    def chunks(self) -> Iterator[memoryview]:
-        """The bytes, in a buffer that is used again."""
+    def chunks(self, start: int = 0) -> Iterator[memoryview]:
+        """The bytes from a position in it, in a buffer that is used again."""
         buffer = memoryview(bytearray(min(_BUFFER, self.length)))
-        position, end = self._offset, self._offset + self.length
+        position, end = self._offset + start, self._offset + self.length
         while position < end:
             if self._stop.is_set():
                 raise TransferError("another part failed", transient=True)
@@ -81,15 +87,47 @@ class _Piece:
             found.update(chunk)
         return base64.b64encode(found.digest()).decode()
 
-    def sha256(self) -> str:
-        found = hashlib.sha256()
+    def md5_and_sha256(self) -> tuple[str, str]:
+        """The same and the hexadecimal SHA-256, read once."""
+        md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
         for chunk in self.chunks():
-            found.update(chunk)
-        return found.hexdigest()
+            md5.update(chunk)
+            sha256.update(chunk)
+        return base64.b64encode(md5.digest()).decode(), sha256.hexdigest()
 
     def send(self, connection: socket.socket) -> None:
-        for chunk in self.chunks():
+        # A plain one and nothing else: TLS, and what counts for a progress bar, have their own ways to send.
+        sent = self._send_file(connection) if type(connection) is socket.socket else 0
+        for chunk in self.chunks(sent):
             connection.sendall(chunk)
+
+    def _send_file(self, connection: socket.socket) -> int:
+        """Let the kernel send what it has of the file, without a copy; returns how many bytes: all, or none if it
+        cannot do so with this file.
+        """
+        writable = select.poll()
+        writable.register(connection, select.POLLOUT)
+        timeout = connection.gettimeout()
+        sent = 0
+        while sent < self.length:
+            if self._stop.is_set():
+                raise TransferError("another part failed", transient=True)
+            try:
+                count = os.sendfile(connection.fileno(), self._descriptor, self._offset + sent, self.length - sent)
+            except BlockingIOError:
+                if not writable.poll(None if timeout is None else timeout * 1000):
+                    raise TimeoutError from None
+                continue
+            except OSError as error:
+                if sent == 0 and error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    return 0
+                if error.errno == errno.EIO:
+                    raise TransferError(f"cannot be read: {error.strerror}", transient=False) from None
+                raise
+            if count == 0:
+                raise TransferError(_CHANGED, transient=False)
+            sent += count
+        return sent
 
 
 class _Again:
@@ -140,11 +178,10 @@ class Uploads:
         """Upload; returns what is there by name, and what is wrong."""
         count = self._settings.connections
         try:
-            # Each pool only waits for those after it, so none waits for itself.
+            # The first pool only waits for the second, so none waits for itself.
             with (
                 ThreadPoolExecutor(count, "penstock-give") as pool,
                 ThreadPoolExecutor(count, "penstock-part") as self._parts,
-                ThreadPoolExecutor(count, "penstock-hash") as self._hashing,
             ):
                 found = list(pool.map(lambda item: self._one(*item), files.items()))
         finally:
@@ -153,7 +190,7 @@ class Uploads:
         return done, [item for item in found if isinstance(item, Problem)]
 
     def _one(self, name: str, path: Path) -> JsonObject | Problem:
-        upload = _Upload(self._client, self._settings, name, self._parts, self._hashing)
+        upload = _Upload(self._client, self._settings, name, self._parts)
         try:
             found = upload.give(path)
         except TransferError as error:
@@ -171,14 +208,11 @@ class Uploads:
 class _Upload:
     """One output on its way."""
 
-    def __init__(
-        self, client: Client, settings: Settings, name: str, parts: ThreadPoolExecutor, hashing: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, client: Client, settings: Settings, name: str, parts: ThreadPoolExecutor) -> None:
         self._client = client
         self._settings = settings
         self._name = name
         self._parts = parts
-        self._hashing = hashing
         self._patience = Patience(settings)
         self.in_parts = False
 
@@ -234,18 +268,15 @@ class _Upload:
         size, limit = before.st_size, self._output.max_bytes
         if limit is not None and size > limit:
             raise TransferError(f"holds {size:,} bytes, more than the {limit:,} that it may have", transient=False)
-        whole = _Piece(descriptor, 0, size, self._patience.stop)
-        hashing = self._hashing.submit(whole.sha256)
-        try:
-            if size > SINGLE_BYTES and self._output.multipart is not None:
-                self._give_parts(_cut(descriptor, size, self._multipart, self._patience.stop))
-            else:
-                self._put(whole, whole.md5())
-            sha256 = hashing.result()
-        except BaseException:
-            self._patience.stop.set()
-            _settle([hashing])
-            raise
+        if size > SINGLE_BYTES and self._output.multipart is not None:
+            hashed = hashlib.sha256()
+            parts = _cut(descriptor, size, self._multipart, self._patience.stop, hashed)
+            self._give_parts(parts, self._settings.connections)
+            sha256 = hashed.hexdigest()
+        else:
+            whole = _Piece(descriptor, 0, size, self._patience.stop)
+            md5, sha256 = whole.md5_and_sha256()
+            self._put(whole, md5)
         after = os.fstat(descriptor)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise TransferError(_CHANGED, transient=False)
@@ -260,7 +291,7 @@ class _Upload:
 
     # --- parts --------------------------------------------------------------------------------------
 
-    def _give_parts(self, parts: Iterable[_Part]) -> None:
+    def _give_parts(self, parts: Iterable[_Part], at_once: int) -> None:
         """Upload parts as they come, a few at a time, and make one object of them."""
         self.in_parts = True
         running: collections.deque[Future[str]] = collections.deque()
@@ -271,7 +302,7 @@ class _Upload:
                 begun.append(part)
                 running.append(self._parts.submit(self._part, index, part))
                 # One more than are sent at a time, so that none has to wait for its making.
-                if len(running) > self._settings.connections:
+                if len(running) > at_once:
                     tags.append(running.popleft().result())
             tags += [future.result() for future in running]
         except BaseException:
@@ -338,32 +369,35 @@ class _Upload:
         output = self._output
         packing = Packing(path, max_bytes=output.max_bytes, max_files=output.max_files)
         stream = _pack(packing)
-        first_size = _SPOOL if output.multipart is None else self._size_of(0)
+        first_size = _SPOOL if output.multipart is None else self._size_of(0, _SPOOL)
         with contextlib.closing(stream):
             first, rest = self._spool(stream, first_size)
             if rest is None:
                 with first.spool or contextlib.nullcontext():
                     self._put(first.piece, first.piece.md5())
             elif output.multipart is not None:
-                self._give_parts(self._spooled(first, rest, stream))
+                with _readable():
+                    bound = max(output.multipart.even_size(most_bytes(path)), _LEAST_PART)
+                at_once = max(1, min(self._settings.connections, _SPOOL // bound - 1))
+                self._give_parts(self._spooled(first, rest, stream, bound), at_once)
             else:
                 self._put_again(first, rest, stream, packing)
         return packing.digest
 
-    def _size_of(self, index: int) -> int:
+    def _size_of(self, index: int, bound: int) -> int:
         size = self._multipart.size_of(index)
         if size is None:
             raise TransferError("is larger than the store takes", transient=False)
-        return size
+        return min(size, bound)
 
-    def _spooled(self, part: _Part, rest: bytes | None, stream: Iterator[bytes]) -> Iterator[_Part]:
+    def _spooled(self, part: _Part, rest: bytes | None, stream: Iterator[bytes], bound: int) -> Iterator[_Part]:
         index = 0
         while True:
             yield part
             if rest is None:
                 return
             index += 1
-            part, rest = self._spool(stream, self._size_of(index), rest)
+            part, rest = self._spool(stream, self._size_of(index, bound), rest)
 
     def _spool(self, stream: Iterator[bytes], size: int, begin: bytes = b"") -> tuple[_Part, bytes | None]:
         """Write so many bytes of a stream to a temporary file; returns it, and what is over. None: the stream ended."""
@@ -414,14 +448,18 @@ class _Text:
         connection.sendall(self._data)
 
 
-def _cut(descriptor: int, size: int, many: Multipart, stop: threading.Event) -> Iterator[_Part]:
+def _cut(descriptor: int, size: int, many: Multipart, stop: threading.Event, sha256: Hash) -> Iterator[_Part]:
+    """The parts of a file; each is hashed while it is on its way, so that no large file is read twice from a disk."""
     capacity = sum(count * part for count, part in many.sizes)
     if size > capacity:
         raise TransferError(f"holds {size:,} bytes, more than the {capacity:,} that the store takes", transient=False)
     offset = index = 0
     while offset < size:
         length = min(many.size_of(index) or 0, size - offset)
-        yield _Part(_Piece(descriptor, offset, length, stop))
+        piece = _Piece(descriptor, offset, length, stop)
+        yield _Part(piece)
+        for chunk in piece.chunks():
+            sha256.update(chunk)
         offset += length
         index += 1
 

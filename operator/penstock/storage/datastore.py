@@ -1,7 +1,8 @@
 """The data store of a namespace: people's own objects by path, and what deployments publish there.
 
 An object is a file under `data/`. What its bytes do not say (its digest, whether it is a folder) is in a record under
-`meta/`, which counts only as long as the object is the one that it was written about.
+`records/`, which counts only as long as the object is the one that it was written about. Records of earlier versions,
+under `meta/`, count as well; they go with their object, and are never written.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from penstock.engine.types import File
 from penstock.storage.errors import NotFound, StoreRefused
 from penstock.storage.objects import Content, Download, SignedRequest, Stat, Store
-from penstock.storage.paths import DATA, check_namespace, data_key, expand, file_key, meta_key, parts
+from penstock.storage.paths import DATA, check_namespace, data_key, expand, file_key, meta_key, parts, record_key
 
 MAX_PAGE = 1000
 
@@ -133,7 +134,7 @@ class DataStore:
         key = data_key(self._namespace, path)
         with _named(path):
             await self._store.head(key)
-        await self._store.delete([key, meta_key(self._namespace, path)])
+        await self._store.delete([key, record_key(self._namespace, path), meta_key(self._namespace, path)])
 
     async def download_link(self, path: str, seconds: int) -> SignedRequest:
         """A request with which anyone may read the object, as it is stored, for so long.
@@ -196,6 +197,7 @@ class DataStore:
 
     async def _describe(self, path: str, stat: Stat, *, sha256: str, size: int, folder: bool) -> DataObject:
         record = {
+            "path": "/".join(parts(path)),  # for people: the key does not tell
             "sha256": sha256,
             "size": size,
             "folder": folder,
@@ -203,16 +205,19 @@ class DataStore:
             "modified": stat.modified,
             "stored": stat.size,
         }
-        await self._store.put(meta_key(self._namespace, path), json.dumps(record).encode())
+        await self._store.put(record_key(self._namespace, path), json.dumps(record).encode())
         return DataObject("/".join(parts(path)), size, stat.modified, stat.etag, sha256, folder)
 
     async def _meta(self, path: str, stat: Stat) -> dict[str, Any] | None:
         """The record about an object, if it is about this very content."""
-        try:
-            record = json.loads(await self._store.read(meta_key(self._namespace, path)))
-        except (NotFound, ValueError):
-            return None
-        return record if (record["etag"], record["stored"]) == (stat.etag, stat.size) else None
+        for key in (record_key(self._namespace, path), meta_key(self._namespace, path)):
+            try:
+                record = json.loads(await self._store.read(key))
+                if (record["etag"], record["stored"]) == (stat.etag, stat.size):
+                    return dict(record)
+            except (NotFound, ValueError, LookupError, TypeError):
+                continue
+        return None
 
 
 class _Hashed:

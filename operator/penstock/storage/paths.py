@@ -5,6 +5,7 @@ A *key* is a path in a store. A *file key* (`engine.types.File.key`) is one rela
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, datetime
 
@@ -14,7 +15,9 @@ from penstock.storage.errors import BadObjectPath
 DATA = "data"
 EXECUTIONS = "executions"
 CACHE = "cache"
+RECORDS = "records"
 META = "meta"
+"""Where records were before: `meta/<path>.json`, which takes the place of a record about `<path>.json/…`."""
 
 MAX_KEY = 1024
 """Bytes of a whole key; S3's and GCS's bound, and Azure's in characters."""
@@ -100,8 +103,14 @@ def data_key(namespace: str, path: str) -> str:
     return "/".join((check_namespace(namespace), DATA, *parts(path)))
 
 
+def record_key(namespace: str, path: str) -> str:
+    """The key of the record about an object in the data store; no other path has the same, or one below it."""
+    name = hashlib.sha256("/".join(parts(path)).encode()).hexdigest()
+    return f"{check_namespace(namespace)}/{RECORDS}/{name}.json"
+
+
 def meta_key(namespace: str, path: str) -> str:
-    """The key of the record about an object in the data store."""
+    """Where earlier versions have left the record about an object in the data store; see `META`."""
     return "/".join((check_namespace(namespace), META, *parts(path))) + ".json"
 
 

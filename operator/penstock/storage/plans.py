@@ -26,6 +26,10 @@ MAX_FILE_BYTES = 1 << 40
 """Default of what an output may hold: 1 TiB, of which the plan is 26 KB on S3."""
 _SMALL = 16 << 20
 """What is bounded by this goes up in one piece."""
+_FILES = 1_000_000
+"""For so many files of a folder there is room in its object beside their content, where nothing bounds their number."""
+_A_FILE = 2048
+"""Bytes of a tar for one file beside its content, if its name is no longer than some hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Output:
 
     Attributes:
         name: name of the output.
-        max_bytes: how large its object may be.
+        max_bytes: how large its content may be; the tar of a folder may be larger.
         max_files: how many files a folder may hold.
     """
 
@@ -90,7 +94,7 @@ async def make_plan(
         outputs: its file outputs.
         seconds: how long it is to be valid. It may end earlier: where the store or temporary credentials do not let
             signatures live that long. `Plan.expires` says when; `renew_plan` makes one that is valid longer.
-        max_file_bytes: how large the object of an output may be that has no bound of its own. On S3 every 5 GiB take
+        max_file_bytes: how large the content of an output may be that has no bound of its own. On S3 every 5 GiB take
             100 bytes of the plan. With many outputs it is less: `max_bytes` in the plan says how much.
 
     Raises:
@@ -220,10 +224,11 @@ async def _sign(
     outputs = []
     for each in wanted:
         key = file_key(namespace, each["key"])
-        (put,) = await store.sign("PUT", [key], seconds, max_bytes=each["max_bytes"])
+        most = _stored(each)
+        (put,) = await store.sign("PUT", [key], seconds, max_bytes=most)
         entry = {"name": each["name"], "key": each["key"], "put": _request(put)}
         if signer is not None and each["key"] in uploads:
-            entry["multipart"] = _multipart(signer, store.at(key), uploads[each["key"]], each["max_bytes"])
+            entry["multipart"] = _multipart(signer, store.at(key), uploads[each["key"]], most)
         outputs.append(entry | {"max_bytes": each["max_bytes"], "max_files": each["max_files"]})
     return Plan({"version": VERSION, "expires": expires, "inputs": inputs, "outputs": outputs})
 
@@ -241,6 +246,15 @@ def _room(store: Store, outputs: int) -> int:
         size += min(count, left) * part
         left -= min(count, left)
     return min(size, MAX_OBJECT)
+
+
+def _stored(wanted: Mapping[str, Any]) -> int:
+    """How large an object can be that has the content it may have."""
+    content: int = wanted["max_bytes"]
+    if wanted["key"].split("/", 1)[0] == DATA:  # who asked for it knows what is to come
+        return content
+    # A thousandth for what cannot be compressed.
+    return min(MAX_OBJECT, content + content // 1000 + _A_FILE * (wanted["max_files"] or _FILES))
 
 
 def _multipart(signer: Signer, key: str, upload: str, size: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What goes from a store: objects of executions that are gone, cache entries that nobody uses, forgotten uploads.
 
-A sweep has no memory that it needs: it can end anywhere, and the next one goes on. It never touches `data/`.
+A sweep has no memory that it needs: it can end anywhere, and the next one goes on. It never touches objects under
+`data/`; only uploads to there that were begun long ago and never completed are forgotten.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from penstock.storage.cache import files_of, load_entry
 from penstock.storage.errors import BadObjectPath, NotFound
 from penstock.storage.objects import Stat, Store
-from penstock.storage.paths import CACHE, check_namespace, executions_prefix, file_key
+from penstock.storage.paths import CACHE, DATA, check_namespace, executions_prefix, file_key
 
 UPLOAD_SECONDS = 8 * 86_400
 """Age at which an upload that was not completed is forgotten: no signed URL lives as long."""
@@ -153,6 +154,8 @@ class Retention:
             async for upload in self._store.s3.uploads(prefix)
             if now - upload.started > UPLOAD_SECONDS or upload.key.removeprefix(prefix).split("/", 1)[0] in gone
         ]
+        data = self._store.at(f"{namespace}/{DATA}") + "/"
+        old += [upload async for upload in self._store.s3.uploads(data) if now - upload.started > UPLOAD_SECONDS]
         for upload in old:
             if not dry_run:
                 await self._store.s3.abort(upload.key, upload.id)

@@ -107,6 +107,32 @@ def test_the_stream_of_a_large_folder(
     assert store.methods() == (["PUT"] * 5 + ["POST"] if parts else ["PUT"] * 3)
 
 
+def test_little_of_a_folder_waits_on_the_disk(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are no larger than they have to be, although the plan has larger ones, and few wait at a time."""
+    monkeypatch.setattr(upload, "_SPOOL", 3 * MIB)
+    monkeypatch.setattr(upload, "_LEAST_PART", MIB)
+    tree, spools = tmp_path / "tree", tmp_path / "spools"
+    tree.mkdir()
+    spools.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spools))
+    for number in range(20):
+        (tree / str(number)).write_bytes(os.urandom(MIB))
+    most = 0
+
+    def look(handler: Handler) -> bool:
+        nonlocal most
+        most = max(most, sum(_size(name) for name in _descriptors() if _target(name).startswith(f"{spools}/")))
+        return False
+
+    store.always = look
+    plan = write_plan(tmp_path / "plan", wanted(store, "tree", [[2, MIB], [10, 64 * MIB], [10, 512 * MIB]]))
+    done, problems = upload_outputs(plan, {"tree": tree}, QUICK)
+    assert problems == []
+    assert MIB < most <= 3 * MIB
+    with store.path("tree").open("rb") as stream:
+        assert unpack(stream.read, tmp_path / "back", max_bytes=100 * MIB).sha256 == done["tree"]["sha256"]
+
+
 def test_an_upload_cut_in_half_is_not_there(tmp_path: Path, store: Store) -> None:
     def half(handler: Handler) -> bool:
         handler.rfile.read(1000)
@@ -264,6 +290,17 @@ def test_no_thread_and_no_descriptor_is_left(tmp_path: Path, store: Store) -> No
 def _deleted() -> list[str]:
     """Open files that have no name."""
     return sorted(path.name for path in Path("/proc/self/fd").iterdir() if _target(path).endswith(" (deleted)"))
+
+
+def _descriptors() -> list[Path]:
+    return list(Path("/proc/self/fd").iterdir())
+
+
+def _size(descriptor: Path) -> int:
+    try:
+        return descriptor.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _target(descriptor: Path) -> str:

@@ -170,3 +170,17 @@ def test_a_file_in_place_of_the_folder_is_a_problem(left: Callable[..., Collecte
     (tmp_path / "outputs").rmdir()
     (tmp_path / "outputs").write_text("")
     assert left(MODEL).problems == ["$PENSTOCK_OUTPUTS cannot be read: Not a directory"]
+
+
+def test_files_that_only_the_step_may_read_are_named_with_the_remedy(
+    left: Callable[..., Collected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "outputs" / "model"
+    model.write_bytes(b"m")
+    model.chmod(0)
+    if os.access(model, os.R_OK):  # root reads everything
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert left(MODEL).problems == [
+        f'output "model": {model} cannot be read: Permission denied: what reads outputs is another user; '
+        "end the step with `chmod -R a+rX $PENSTOCK_OUTPUTS`"
+    ]

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from penstock.engine.types import AttemptId
 from penstock.storage.errors import BadObjectPath
-from penstock.storage.paths import check_key, data_key, expand, file_key, meta_key, output_key, parts
+from penstock.storage.paths import (
+    check_key,
+    data_key,
+    expand,
+    file_key,
+    meta_key,
+    output_key,
+    parts,
+    record_key,
+)
 
 NOON = 1_798_720_496.0  # 2026-12-31 12:34:56 UTC
 _PIECES = st.sampled_from(
@@ -87,6 +96,7 @@ def test_the_longest_path_has_room_in_a_key_with_all_that_stands_around_it() -> 
     path = "/".join(["x" * 199] * 4)
     assert len(("p" * 128 + "/" + meta_key("n" * 63, path)).encode()) <= 1024
     assert check_key(data_key("n" * 63, path))
+    assert len(("p" * 128 + "/" + record_key("n" * 63, path)).encode()) <= 1024
 
 
 @pytest.mark.parametrize("namespace", ["", "..", "a/b", ".penstock", "Default", "a" * 64])
