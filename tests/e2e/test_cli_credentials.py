@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.shell import run, wait_until
 from e2e.kubectl import Kubectl
 from integration.cli.support import Cli, Ended
 
@@ -284,3 +286,83 @@ def test_a_token_that_is_not_known_and_a_namespace_that_is_not_there(login: Logi
     assert "the cluster does not accept your credentials: Unauthorized; log in again" in login.refused()
     login.write()
     assert 'there is no namespace "nowhere" in this cluster' in login.refused("-n", "nowhere")
+
+
+def openssl(*arguments: str | Path) -> str:
+    """Run `openssl`."""
+    return run("openssl", *arguments, timeout=60)
+
+
+def signing_request(folder: Path, name: str) -> tuple[Path, Path]:
+    """A new key, and a request for a certificate that its owner is somebody."""
+    key, request = folder / f"{name}.key", folder / f"{name}.csr"
+    openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+    return key, request
+
+
+def certificate_of(kubectl: Kubectl, folder: Path, name: str) -> tuple[Path, Path]:
+    """A client certificate that the cluster has signed, and its key."""
+    key, request = signing_request(folder, name)
+    spec = {
+        "request": base64.b64encode(request.read_bytes()).decode(),
+        "signerName": "kubernetes.io/kube-apiserver-client",
+        "usages": ["client auth"],
+        "expirationSeconds": 3600,
+    }
+    kind = {"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest"}
+    kubectl.apply({**kind, "metadata": {"name": name}, "spec": spec})
+    try:
+        kubectl("certificate", "approve", name)
+        signed: list[str] = []
+
+        def is_signed() -> bool:
+            signed[:] = [kubectl.get("csr", name)["status"].get("certificate", "")]
+            return bool(signed[0])
+
+        wait_until(is_signed, timeout=30, what="the cluster to sign a client certificate")
+    finally:
+        kubectl("delete", "csr", name)
+    certificate = folder / f"{name}.crt"
+    certificate.write_bytes(base64.b64decode(signed[0]))
+    return certificate, key
+
+
+def test_a_client_certificate_says_who_somebody_is(login: Login, kubectl: Kubectl, tmp_path: Path) -> None:
+    name = f"jane-{kubectl.namespace}"
+    certificate, key = certificate_of(kubectl, tmp_path, name)
+    inline = {
+        "client-certificate-data": base64.b64encode(certificate.read_bytes()).decode(),
+        "client-key-data": base64.b64encode(key.read_bytes()).decode(),
+    }
+    login.write(user=inline)
+    assert f'User "{name}" cannot list resource "executions"' in login.refused()
+    kubectl("create", "rolebinding", "jane", "--clusterrole=cluster-admin", f"--user={name}")
+    login.sees()
+    login.write(user={"client-certificate": certificate.name, "client-key": str(key)})
+    login.sees()
+
+
+def test_a_client_certificate_that_has_expired(login: Login, cluster: Cluster, tmp_path: Path) -> None:
+    if cluster.layout is None:
+        pytest.skip("only the authority of a cluster that was started here signs what has expired already")
+    key, request = signing_request(tmp_path, "jane")
+    (tmp_path / "index").touch()
+    settings = tmp_path / "authority"
+    settings.write_text(
+        f"[ca]\ndefault_ca = c\n[c]\ndatabase = {tmp_path / 'index'}\nnew_certs_dir = {tmp_path}\n"
+        "default_md = sha256\npolicy = p\nrand_serial = yes\nx509_extensions = x\n[p]\ncommonName = supplied\n"
+        "[x]\nextendedKeyUsage = clientAuth\n"
+    )
+    authority = ("-cert", cluster.layout.pki / "apiserver.crt", "-keyfile", cluster.layout.pki / "apiserver.key")
+    certificate = tmp_path / "jane.crt"
+
+    def sign(since: str, until: str) -> None:
+        signed = ("-in", request, "-out", certificate, "-startdate", since, "-enddate", until)
+        openssl("ca", "-batch", "-notext", "-config", settings, *authority, *signed)
+
+    login.write(user={"client-certificate": str(certificate), "client-key": str(key)})
+    sign("20200101000000Z", "20200102000000Z")
+    assert "the cluster does not accept your credentials" in login.refused()
+    (tmp_path / "index").write_text("")  # or it would not sign the same name again
+    sign("20200101000000Z", "20990101000000Z")
+    assert 'User "jane" cannot list resource "executions"' in login.refused()  # it was the time and nothing else

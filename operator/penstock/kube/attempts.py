@@ -16,13 +16,13 @@ from typing import Any
 
 from penstock.controller.contract import CannotStart
 from penstock.controller.ports import Clock, Transient
-from penstock.controller.ports import Conflict as PortConflict
 from penstock.engine.reasons import Reason
 from penstock.engine.types import AttemptId, AttemptPhase, Identity, Observation, StartAttempt, StopAttempt
 from penstock.kube import manifests, names, outcomes, podstate, trimming
 from penstock.kube.client import Client
-from penstock.kube.ending import Ending
-from penstock.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, TooLarge, port_error
+from penstock.kube.conclusions import Conclusions
+from penstock.kube.ending import Ending, conclusion
+from penstock.kube.errors import AlreadyExists, ApiError, Forbidden, Invalid, NotFound, TooLarge, port_error
 from penstock.kube.files import Transfers
 from penstock.kube.looks import Look, NeedsLog
 from penstock.kube.resources import CONFIG_MAPS, JOBS, PODS
@@ -47,6 +47,9 @@ class KubeAttempts:
         clock: the time.
         notify: called with an execution's uid when there is news of its attempts, and whether one has ended.
         transfers: plans of transfers; None where there is no object store.
+
+    Attributes:
+        conclusions: ends on their way to the server; its `run` has to be run.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class KubeAttempts:
         self._owner = owner
         self._clock = clock
         self._notify = notify
+        self.conclusions = Conclusions(client, clock)
         self._ending = Ending(client, managed=settings.managed)
         self._runs: dict[str, dict[AttemptId, Run]] = {}
         self._news: dict[str, dict[AttemptId, Observation]] = {}
@@ -165,18 +169,12 @@ class KubeAttempts:
         self._found.pop(key, None)
 
     def abandon(self, key: str) -> None:
-        """An execution is over before its attempts are: end them. What fails is left to the next list-and-compare."""
+        """An execution is over before its attempts are: end them."""
         for run in list(self._runs.get(key, {}).values()):
             if run.seen is None or run.seen.phase not in _OVER:
                 message = "its execution is over"
                 run.seen = Observation(run.id, AttemptPhase.ENDED, reason=str(Reason.CANCELLED), message=message)
-            self._spawn(self._conclude_once(run))
-
-    async def _conclude_once(self, run: Run) -> None:
-        try:
-            await self._conclude(run)
-        except (ApiError, PortConflict, Transient) as error:
-            log.info("attempt %s/%s was not ended: %s", run.identity.namespace, run.name, error)
+            self._spawn(self._conclude(run))
 
     async def close(self) -> None:
         """Stop everything that waits."""
@@ -353,6 +351,7 @@ class KubeAttempts:
             job=run.job,
             declared=run.declared,
             now=self._clock.now(),
+            execution=run.key,
             gone=run.gone,
             log=run.log,
         )
@@ -446,19 +445,8 @@ class KubeAttempts:
         if self._transfers is not None:
             self._transfers.end(run.identity, run.id)
         self._drop(run)
-        seen, now = run.seen, self._clock.now()
-        if seen is None or run.job is None:
-            return
-        namespace = run.identity.namespace
-        try:
-            await self._ending.pod(run)
-            if run.job["spec"].get("managedBy") == names.MANAGER:
-                await self._ending.job(run, seen, now)
-        except (NotFound, Conflict, Invalid) as error:
-            # The attempt is recorded; a Job that somebody removed or ended needs no end from us.
-            log.info("the end of Job %s/%s was not written: %s", namespace, run.name, error)
-        except ApiError as error:
-            raise port_error(error) from error
+        if run.seen is not None and run.job is not None:
+            await self.conclusions.write(conclusion(run, run.seen, self._clock.now()))
 
     def _drop(self, run: Run) -> None:
         if run.timer is not None:

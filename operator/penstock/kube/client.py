@@ -167,6 +167,15 @@ class Client:
             raise ApiError(f"GET /version: no version of Kubernetes in {found!r}", status=200)
         return ServerVersion(int(major[0]), int(minor[0]), str(found.get("gitVersion", "")))
 
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the server has a kind: its definition may not be there yet."""
+        root = resource.path().rpartition("/")[0]
+        try:
+            found = await self._json(Call("get", "GET", root, "apis"))
+        except NotFound:
+            return False
+        return any(each.get("name") == resource.plural for each in found.get("resources") or ())
+
     # Writing
 
     async def create(self, resource: Resource, body: JsonObject) -> JsonObject:

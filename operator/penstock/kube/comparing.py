@@ -10,7 +10,7 @@ from typing import Protocol
 
 from penstock.kube import leftovers, names
 from penstock.kube.attempts import KubeAttempts
-from penstock.kube.client import Client
+from penstock.kube.deployments import KubeDeployments
 from penstock.kube.executions import KubeExecutions
 from penstock.step.values import JsonObject
 
@@ -23,6 +23,9 @@ class Sink(Protocol):
 
     def pipeline(self, body: JsonObject, *, deleted: bool = False) -> None:
         """A Pipeline was seen."""
+
+    def deployment(self, body: JsonObject, *, deleted: bool = False) -> None:
+        """A Deployment was seen."""
 
     def pod(self, body: JsonObject, *, deleted: bool = False) -> None:
         """A Pod of an attempt was seen."""
@@ -38,12 +41,17 @@ class Comparison:
         sink: takes note of what is there.
         executions: executions that are known.
         attempts: attempts that are known.
+        deployments: deployments that are known, and their executions.
     """
 
-    def __init__(self, sink: Sink, executions: KubeExecutions, attempts: KubeAttempts) -> None:
+    def __init__(
+        self, sink: Sink, executions: KubeExecutions, attempts: KubeAttempts, deployments: KubeDeployments
+    ) -> None:
         self._sink = sink
         self._executions = executions
         self._attempts = attempts
+        self._deployments = deployments
+        self._unlisted, self._unlisted_executions = deployments.known()
         self._expected = executions.live()
         self._unseen = set(attempts.known())
         self._statuses: dict[str, JsonObject] = {}
@@ -53,7 +61,13 @@ class Comparison:
     def execution(self, body: JsonObject) -> None:
         """An Execution is there."""
         self._statuses[body["metadata"]["uid"]] = body.get("status") or {}
+        self._unlisted_executions.discard(body["metadata"]["uid"])
         self._sink.execution(body)
+
+    def deployment(self, body: JsonObject) -> None:
+        """A Deployment is there."""
+        self._unlisted.discard(body["metadata"]["uid"])
+        self._sink.deployment(body)
 
     def job(self, body: JsonObject) -> None:
         """A Job of an attempt is there."""
@@ -78,21 +92,19 @@ class Comparison:
         gone = [key for key in self._expected if key not in self._statuses]
         for key in gone:
             self._executions.forget(key)
+        self._deployments.gone(self._unlisted, self._unlisted_executions)
         self._attempts.missed(self._unseen)
         self._statuses.clear()
         return gone
 
-    async def end_leftovers(self, client: Client, now: float) -> None:
-        """End the Jobs of attempts that an earlier operator recorded as over without living to say so in the Job.
+    async def end_leftovers(self, now: float) -> None:
+        """End the Jobs of attempts that are recorded as over without a word of it in the Job.
 
         Args:
-            client: writes.
             now: seconds since the epoch.
         """
-        ends = [
-            leftovers.conclude(client, body, self._pods.get(at), end, now) for at, (body, end) in self._left.items()
-        ]
-        await asyncio.gather(*ends)
+        ends = [leftovers.conclusion(body, self._pods.get(at), end, now) for at, (body, end) in self._left.items()]
+        await asyncio.gather(*(self._attempts.conclusions.write(end) for end in ends))
 
     def _left_over(self, job: JsonObject) -> leftovers.End | None:
         labels = job["metadata"]["labels"]

@@ -1,14 +1,12 @@
-"""Ends the objects of attempts: Pods that would run on, and the Jobs that we manage."""
+"""Ends the Pods of attempts, and says what is to be written about an attempt that has ended."""
 
 from __future__ import annotations
 
-import contextlib
-
 from penstock.engine.reasons import Reason
 from penstock.engine.types import Observation
-from penstock.kube import manifests, podstate
+from penstock.kube import manifests, names
 from penstock.kube.client import Client
-from penstock.kube.errors import NotFound
+from penstock.kube.conclusions import Conclusion, pod_end
 from penstock.kube.resources import JOBS, PODS
 from penstock.kube.runs import Run
 
@@ -25,16 +23,6 @@ class Ending:
         self._client = client
         self._managed = managed
 
-    async def pod(self, run: Run) -> None:
-        """Have what still runs of an attempt ended, or its pod deleted where no kubelet could end it."""
-        if run.pod is None or run.gone or not podstate.needs_ending(run.pod):
-            return
-        with contextlib.suppress(NotFound):
-            if podstate.has_node(run.pod):
-                await self.by_kubelet(run)
-            else:
-                await self.without_node(run)
-
     async def by_kubelet(self, run: Run) -> None:
         """Have the kubelet end what runs of a pod. That this was asked for is in the pod, for the next operator."""
         await self._client.patch(PODS, run.pod_name, run.identity.namespace, manifests.end_now())
@@ -46,20 +34,28 @@ class Ending:
         else:
             await self._client.delete(PODS, run.pod_name, run.identity.namespace)
 
-    async def job(self, run: Run, seen: Observation, now: float) -> None:
-        """Write the end of an attempt into the Job that we manage.
 
-        Args:
-            run: the attempt.
-            seen: how it ended.
-            now: seconds since the epoch.
-        """
-        succeeded = seen.reason is None and seen.exit_code == 0
-        status = manifests.job_status(
-            succeeded=succeeded,
-            started_at=seen.started_at or run.asked_at,
-            finished_at=seen.finished_at or now,
-            reason="Completed" if succeeded else seen.reason or str(Reason.STEP_FAILED),
-            message=(seen.message or "")[:1_024],
-        )
-        await self._client.patch_status(JOBS, run.name, run.identity.namespace, status, metadata_only=True)
+def conclusion(run: Run, seen: Observation, now: float) -> Conclusion:
+    """What is to be written about an attempt that has ended.
+
+    Args:
+        run: the attempt.
+        seen: how it ended.
+        now: seconds since the epoch.
+    """
+    succeeded = seen.reason is None and seen.exit_code == 0
+    status = manifests.job_status(
+        succeeded=succeeded,
+        started_at=seen.started_at or run.asked_at,
+        finished_at=seen.finished_at or now,
+        reason="Completed" if succeeded else seen.reason or str(Reason.STEP_FAILED),
+        message=(seen.message or "")[:1_024],
+    )
+    ours = run.job is not None and run.job["spec"].get("managedBy") == names.MANAGER
+    return Conclusion(
+        namespace=run.identity.namespace,
+        job=run.name,
+        status=status if ours else None,
+        pod=run.pod_name,
+        pod_end=pod_end(None if run.gone else run.pod),
+    )

@@ -1,12 +1,10 @@
-"""Ends Jobs whose attempt is recorded as over but that do not say so: the operator died between the two writes.
+"""Finds Jobs whose attempt is recorded as over but that do not say so: the operator died between the two writes.
 
 What an execution's status says is the record; nothing here decides about executions.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +13,9 @@ from penstock.api.execution import ExecutionPhase, StepPhase
 from penstock.engine.reasons import Reason
 from penstock.engine.status import from_timestamp
 from penstock.engine.types import AttemptId
-from penstock.kube import logs, manifests, names, podstate
-from penstock.kube.client import Client
-from penstock.kube.errors import ApiError, NotFound
-from penstock.kube.resources import JOBS, PODS
-
-log = logging.getLogger(__name__)
+from penstock.kube import manifests, names, podstate
+from penstock.kube.conclusions import Conclusion, pod_end
+from penstock.step.values import JsonObject
 
 Object = Mapping[str, Any]
 
@@ -79,9 +74,8 @@ def _entry(status: Object, attempt: AttemptId) -> Object | None:
     return item
 
 
-async def conclude(client: Client, job: Object, pod: Object | None, end: End, now: float) -> None:
-    """Write the end of a Job, and end its Pod if that still runs. What fails is done again at the next look."""
-    logs.about_attempt(job["metadata"])
+def conclusion(job: JsonObject, pod: JsonObject | None, end: End, now: float) -> Conclusion:
+    """What is to be written about a Job that was left over, and its Pod."""
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
     created = podstate.moment(job["metadata"].get("creationTimestamp")) or now
     status = manifests.job_status(
@@ -91,13 +85,4 @@ async def conclude(client: Client, job: Object, pod: Object | None, end: End, no
         reason=end.reason,
         message=end.message[:1_024],
     )
-    try:
-        if pod is not None and podstate.needs_ending(pod):
-            with contextlib.suppress(NotFound):
-                if podstate.has_node(pod):
-                    await client.patch(PODS, name, namespace, manifests.end_now())
-                else:
-                    await client.delete(PODS, name, namespace)
-        await client.patch_status(JOBS, name, namespace, status)
-    except ApiError as error:
-        log.info("the end of Job %s/%s was not written: %s", namespace, name, error)
+    return Conclusion(namespace=namespace, job=name, status=status, pod=name, pod_end=pod_end(pod))

@@ -159,12 +159,13 @@ async def working(
         for body in copy.deepcopy(list(store.objects.get(kind, {}).values())):
             if take(body):
                 controller.mark(body["metadata"]["uid"])
-    work = asyncio.create_task(controller.run())
+    work = [asyncio.create_task(each()) for each in (controller.run, attempts.conclusions.run)]
     try:
         yield attempts
     finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
         await attempts.close()
 
 
