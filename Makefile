@@ -46,7 +46,7 @@ bench: $(READY) ## Measure; the figures belong in docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
 
 e2e: $(READY) ## Test on a real cluster: KUBECONFIG's, or one started here (root, Debian)
-	@$(BIN)/python -m pytest tests/e2e
+	@$(BIN)/python -m tests.e2e
 
 image: ## Build the container image; IMAGE=name, BASE=image to build on
 	@builder=$$(command -v docker || command -v podman || command -v buildah) || \
@@ -54,7 +54,7 @@ image: ## Build the container image; IMAGE=name, BASE=image to build on
 	"$$builder" build $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(IMAGE) .
 
 lock: $(READY) ## Pin all dependencies anew, with hashes, for every platform
-	@$(COMPILE) --group dev --extra operator --extra gateway --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --group dev --extra operator --extra gateway --extra client --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --extra operator --extra gateway --output-file requirements-operator.lock pyproject.toml
 	@echo 'hatchling>=1.27' | $(COMPILE) --output-file requirements-build.lock -
 

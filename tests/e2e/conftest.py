@@ -15,15 +15,33 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster import builds
-from e2e.cluster import cluster as clusters
-from e2e.cluster.cluster import Cluster
+from e2e.cluster.cluster import Cluster, used
+from e2e.cluster.locks import turn
 from e2e.cluster.settings import Layout, default_cache
 from e2e.cluster.shell import ClusterError, say, wait_until
 from e2e.image import build, python_image
 from e2e.journal import Journal, open_journal
-from e2e.kubectl import Kubectl
+from e2e.kubectl import Kubectl, proxy
 from e2e.manifests import CRDS
 
+# Modules of a minute and more, the longest first.
+LONG = (
+    "test_deployments_ticks",
+    "test_deployments_policies",
+    "test_deployments",
+    "test_operator_files",
+    "test_cli_cluster",
+    "test_operator_large",
+    "test_operator_values",
+    "test_operator_file_examples",
+    "test_upgrade",
+    "test_operator_lifecycle",
+    "test_operator_examples",
+    "test_operator_takeover",
+    "test_operator_signals",
+    "test_chart_on_cluster",
+    "test_cli_credentials",
+)
 CRD_SECONDS = 60
 NAMESPACE_SECONDS = 60
 RESTRICTED = {
@@ -33,26 +51,44 @@ RESTRICTED = {
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell of our marker."""
+    config.addinivalue_line("markers", "disruptive: takes the cluster away from others, or needs it for itself")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order tests: what takes long first, so that no worker ends late; what needs the cluster for itself last."""
+    modules = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (_disruptive(item), modules.get(item.path.stem, len(LONG))))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Tests share the cluster, also those of other sessions, but for disruptive ones; fixtures count."""
+    with turn(Layout.from_environment().state, alone=_disruptive(item)):
+        return (yield)
+
+
+def _disruptive(item: pytest.Item) -> bool:
+    return item.get_closest_marker("disruptive") is not None
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster to test on: KUBECONFIG's, one that runs here already, or one of our own, ended after the last test.
 
     PENSTOCK_E2E_KEEP=1 leaves it running.
     """
-    layout = Layout.from_environment()
-    ran = clusters.running(layout) is not None
-    started = clusters.up(layout)
-    try:
-        yield started
-    finally:
-        if started.layout is not None and not ran and not os.environ.get("PENSTOCK_E2E_KEEP"):
-            clusters.down(layout)
+    with used(Layout.from_environment(), keep=bool(os.environ.get("PENSTOCK_E2E_KEEP"))) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
-def cluster_kubectl(cluster: Cluster) -> Kubectl:
+def cluster_kubectl(cluster: Cluster) -> Iterator[Kubectl]:
     """`kubectl` outside of any test's namespace."""
-    return Kubectl(program=_program(cluster, "kubectl"), kubeconfig=cluster.kubeconfig)
+    program = _program(cluster, "kubectl")
+    with proxy(program, cluster.kubeconfig) as address:
+        yield Kubectl(program, cluster.kubeconfig, proxy=address)
 
 
 @pytest.fixture
@@ -107,8 +143,7 @@ def image(cluster: Cluster) -> str:
             "KUBECONFIG is set: push an image to where that cluster pulls from, and set PENSTOCK_E2E_IMAGE"
         )
     built = build()
-    if not cluster.has_image(built.name):
-        cluster.load_image(built.archive)
+    cluster.give_image(built.name, built.archive)
     return built.name
 
 
@@ -119,8 +154,7 @@ def example_images(cluster: Cluster) -> None:
         say("the examples' images are pulled by the cluster")
         return
     stand_in = python_image()
-    if not cluster.has_image(stand_in.name):
-        cluster.load_image(stand_in.archive)
+    cluster.give_image(stand_in.name, stand_in.archive)
 
 
 @pytest.fixture

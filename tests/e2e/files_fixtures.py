@@ -6,7 +6,9 @@ PYTEST_DONT_REWRITE: there are no assertions in here.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +59,38 @@ class Lab:
         wait_until(lambda: not self.there(key), timeout=60, what=f"{key} to be gone")
 
 
+@contextmanager
+def laboratory(kubectl: Kubectl, image: str, folder: Path, **settings: str) -> Iterator[Lab]:
+    """An operator of this machine with an object store and a namespace of their own.
+
+    Args:
+        kubectl: of the cluster.
+        image: of the collector.
+        folder: empty; for the store and the log.
+        settings: of the operator, in capitals without the prefix.
+    """
+    (folder / "s3").mkdir()
+    with object_store(folder / "s3") as store, restricted_namespace(kubectl, "files") as work:
+        given = store.settings | {
+            "PENSTOCK_COLLECTOR_IMAGE": image,
+            "PENSTOCK_TRANSFER_PATIENCE_SECONDS": str(PATIENCE),
+            **{f"PENSTOCK_{name}": value for name, value in settings.items()},
+        }
+        operator = LocalOperator(work.kubeconfig, work.namespace, folder / "operator.log", given)
+        operator.start()
+        try:
+            operator.wait()
+            yield Lab(Place(work, "local"), operator, store)
+        finally:
+            operator.stop()
+            print(operator.tail())
+
+
+def _on_this_machine(cluster: Cluster) -> None:
+    if cluster.layout is None:
+        pytest.skip("only pods of a cluster that was started here reach a server on this machine")
+
+
 @pytest.fixture(scope="session")
 def lab(
     cluster: Cluster,
@@ -68,23 +102,17 @@ def lab(
 ) -> Iterator[Lab]:
     """An operator of this machine with an object store, and a namespace."""
     del crds, example_images
-    if cluster.layout is None:
-        pytest.skip("only pods of a cluster that was started here reach a server on this machine")
-    folder = tmp_path_factory.mktemp("files")
-    with (
-        object_store(tmp_path_factory.mktemp("s3")) as store,
-        restricted_namespace(cluster_kubectl, "files") as work,
-    ):
-        settings = store.settings | {
-            "PENSTOCK_COLLECTOR_IMAGE": image,
-            "PENSTOCK_TRANSFER_PATIENCE_SECONDS": str(PATIENCE),
-            "PENSTOCK_FILES_SIZE_LIMIT": "300Mi",
-        }
-        operator = LocalOperator(work.kubeconfig, work.namespace, folder / "operator.log", settings)
-        operator.start()
-        try:
-            operator.wait()
-            yield Lab(Place(work, "local"), operator, store)
-        finally:
-            operator.stop()
-            print(operator.tail())
+    _on_this_machine(cluster)
+    with laboratory(cluster_kubectl, image, tmp_path_factory.mktemp("files"), FILES_SIZE_LIMIT="300Mi") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def roomy(
+    cluster: Cluster, cluster_kubectl: Kubectl, crds: None, image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    """The same without a bound of what a step may write."""
+    del crds
+    _on_this_machine(cluster)
+    with laboratory(cluster_kubectl, image, tmp_path_factory.mktemp("roomy")) as found:
+        yield found

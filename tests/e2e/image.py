@@ -6,8 +6,6 @@ A base image is made from Debian packages and given to the build as its argument
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +14,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -79,8 +76,7 @@ def build(repository: Path = REPOSITORY, cache: Path | None = None) -> Image:
         def make(archive: Path) -> None:
             require_linux_root()
             packages.install(IMAGE_PACKAGES)
-            with _locked(kept):
-                _build(kept, context, Image(name=name, archive=archive))
+            _build(kept, context, Image(name=name, archive=archive))
 
         archive = cached(kept, "image", digest, make)
     archive.touch()
@@ -228,14 +224,6 @@ def _forget_old(cache: Path) -> None:
     archives = sorted(cache.glob("image-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in archives[KEPT:]:
         path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """One build at a time for each cache."""
-    with (cache / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:

@@ -48,7 +48,7 @@ Object = dict[str, Any]
 PERMISSIONS = {
     ("penstock.dev", "pipelines"): "get list watch",
     ("penstock.dev", "deployments"): "get list watch",
-    ("penstock.dev", "executions"): "create delete get list watch",
+    ("penstock.dev", "executions"): "create delete get list patch watch",
     ("penstock.dev", "pipelines/status"): "patch update",
     ("penstock.dev", "deployments/status"): "patch update",
     ("penstock.dev", "executions/status"): "patch update",
@@ -58,12 +58,13 @@ PERMISSIONS = {
     ("", "pods"): "create delete get list patch watch",
     ("", "pods/log"): "get",
     ("", "configmaps"): "create delete get",
+    ("", "secrets"): "create update",
     ("apps", "controllerrevisions"): "create delete get list watch",
     ("events.k8s.io", "events"): "create patch",
 }
 
 
-WITH_FILES = {("", "secrets"): "create patch"}
+WITH_FILES = {("", "secrets"): "create patch update"}
 
 
 def call(helm: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -178,7 +179,7 @@ class TestPermissions:
             if role["metadata"]["name"] == "run-penstock"
         }
         assert given == {"team-a": allowed, "team-b": allowed}
-        for binding in of_kind(objects, "RoleBinding"):
+        for binding in [each for each in of_kind(objects, "RoleBinding") if component(each) != "gateway"]:
             assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "run-penstock", "namespace": "ops"}]
             assert [
                 role
@@ -193,7 +194,7 @@ class TestPermissions:
         assert roles(objects)
         for role in roles(objects):
             for (group, resource), verbs in permissions(role).items():
-                assert resource != "secrets" or verbs == WITH_FILES["", "secrets"]
+                assert resource != "secrets" or verbs in (WITH_FILES["", "secrets"], PERMISSIONS["", "secrets"])
                 assert "*" not in group + resource + verbs
                 assert not {"escalate", "bind", "impersonate"} & set(verbs.split())
 
@@ -298,7 +299,7 @@ class TestSettings:
         told = settings.model_dump(exclude_unset=True)
         defaults = from_environment({}).model_dump()
         different = {name for name, value in told.items() if value != defaults[name]}
-        assert different == {"lease_namespace", "lease_name", "identity", "collector_image"}
+        assert different == {"lease_namespace", "lease_name", "identity", "collector_image", "public_url"}
 
     def test_reach_the_operator_as_they_were_given(self, helm: Path, tmp_path: Path) -> None:
         values = tmp_path / "values.yaml"  # a file, because Helm reads its numbers as floats, unlike those of --set
@@ -319,6 +320,7 @@ class TestSettings:
             "lease_name": "run-penstock",
             "lease_namespace": "ops",
             "identity": "run-penstock-abc",
+            "public_url": "http://run-penstock-gateway.ops.svc:8080",
             "http_port": 8080,
             "jobs": "ordinary",
             "collector": "sidecar",
@@ -389,9 +391,26 @@ class TestNetworkPolicy:
 
 
 class TestGateway:
-    def test_is_not_there_without_an_object_store(self, helm: Path) -> None:
-        for arguments in ((), ("--set=store.url=s3://bucket,gateway.enabled=false",)):
+    def test_is_not_there_where_nobody_wants_it(self, helm: Path) -> None:
+        for arguments in (("--set=gateway.enabled=false",), ("--set=store.url=s3://bucket,gateway.enabled=false",)):
             assert {component(each) for each in render(helm, arguments)} == {"operator", "test"}
+
+    def test_serves_endpoints_without_an_object_store(self, helm: Path) -> None:
+        objects = render(helm)
+        known = environment(objects, of_gateway(objects, "Deployment"))
+        assert "PENSTOCK_STORE_URL" not in known
+        assert known["PENSTOCK_CALL_RATE"] == "200"
+
+    def test_may_start_executions_and_do_nothing_with_secrets(self, helm: Path) -> None:
+        for arguments, kind in (((), "ClusterRole"), (("--set=namespaces={a}",), "Role")):
+            objects = render(helm, arguments)
+            rules = of_gateway(objects, kind)["rules"]
+            assert "secrets" not in {each for rule in rules for each in rule["resources"]}
+            assert {verb for rule in rules for verb in rule["verbs"]} == {"get", "list", "watch", "create"}
+            writes = [rule for rule in rules if "create" in rule["verbs"]]
+            assert [rule["resources"] for rule in writes] == [["executions"]]
+            (subject,) = of_gateway(objects, f"{kind}Binding")["subjects"]
+            assert subject["name"] == name_of(of_gateway(objects, "ServiceAccount"))
 
     def test_knows_the_same_store_as_the_operator(self, helm: Path) -> None:
         for arguments in (EMBEDDED, EVERYTHING):
@@ -419,6 +438,18 @@ class TestGateway:
         assert made["spec"]["storageClassName"] == "fast"
         assert made["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
 
+    def test_is_asked_by_the_test_of_the_release(self, helm: Path) -> None:
+        def asked(objects: list[Object]) -> list[str]:
+            (container,) = one(objects, "Pod")["spec"]["containers"]
+            return list(container["args"][1:])
+
+        objects = render(helm, [*EMBEDDED, '--set-json=gateway.from=[{"podSelector": {}}]'])
+        assert asked(render(helm, ["--set=gateway.enabled=false"])) == ["operator", "RUN_PENSTOCK"]
+        assert asked(objects) == ["operator", "RUN_PENSTOCK", "gateway", "RUN_PENSTOCK_GATEWAY"]
+        test, peer = of_gateway(objects, "NetworkPolicy")["spec"]["ingress"][0]["from"]
+        assert peer == {"podSelector": {}}
+        assert test["podSelector"]["matchLabels"].items() <= one(objects, "Pod")["metadata"]["labels"].items()
+
     def test_operators_go_where_a_volume_of_one_node_is(self, helm: Path) -> None:
         objects = render(helm, EMBEDDED)
         (term,) = one(objects, "Deployment")["spec"]["template"]["spec"]["affinity"]["podAffinity"][
@@ -440,13 +471,11 @@ class TestGateway:
         assert keys["valueFrom"]["secretKeyRef"] == {"name": "ours", "key": "keys"}
 
     @pytest.mark.parametrize("arguments", [EMBEDDED, EVERYTHING, NAMESPACED + EMBEDDED])
-    def test_has_no_rights_and_is_found_by_its_own_selectors(self, helm: Path, arguments: tuple[str, ...]) -> None:
+    def test_is_found_by_its_own_selectors(self, helm: Path, arguments: tuple[str, ...]) -> None:
         objects = render(helm, arguments)
         deployment = of_gateway(objects, "Deployment")
         account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
         assert account == name_of(of_gateway(objects, "ServiceAccount"))
-        bindings = of_kind(objects, "RoleBinding") + of_kind(objects, "ClusterRoleBinding")
-        assert account not in [subject["name"] for binding in bindings for subject in binding["subjects"]]
         labels = deployment["spec"]["template"]["metadata"]["labels"].items()
         operator = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
         for selector in (

@@ -107,14 +107,20 @@ def test_cluster_wide_the_operator_may_do_its_work_anywhere_and_no_more(
         ("delete", "controllerrevisions.apps"),
         ("update", "jobs.batch:finalizers"),
         ("create", "events.events.k8s.io"),
+        ("patch", "executions.penstock.dev"),
+        ("patch", "deployments.penstock.dev:status"),
+        ("update", "secrets"),
     ):
         assert allowed(kubectl, account, verb, what, "default"), (verb, what)
     for verb, what in (
         ("get", "secrets"),
         ("list", "secrets"),
+        ("watch", "secrets"),
+        ("patch", "secrets"),  # its answer would be the Secret
+        ("patch", "deployments.penstock.dev"),
         ("list", "configmaps"),
         ("patch", "pipelines.penstock.dev"),
-        ("patch", "executions.penstock.dev"),
+        ("update", "executions.penstock.dev"),
         ("create", "pods:exec"),
         ("create", "serviceaccounts:token"),
         ("create", "leases.coordination.k8s.io"),
@@ -127,7 +133,14 @@ def test_with_an_object_store_the_operator_may_write_secrets_and_not_look_for_th
 ) -> None:
     install("--set", "store.url=s3://bucket")
     account = f"{namespace}:run-penstock"
-    for verb, may in {"create": True, "patch": True, "get": False, "list": False, "watch": False}.items():
+    for verb, may in {
+        "create": True,
+        "update": True,
+        "patch": True,
+        "get": False,
+        "list": False,
+        "watch": False,
+    }.items():
         assert allowed(kubectl, account, verb, "secrets", "default") is may, verb
 
 
@@ -236,3 +249,19 @@ def test_the_notes_say_how_to_test_and_to_remove_everything(install: Install, na
     assert "kubectl delete controllerrevisions.apps --selector penstock.dev/pipeline" in notes
     assert "kubectl delete crd executions.penstock.dev deployments.penstock.dev pipelines.penstock.dev" in notes
     assert ("looks after the namespaces team-a, team-b" in notes) is namespaced
+
+
+def test_the_notes_say_what_there_is_not_without_a_store_and_what_a_volume_costs(install: Install) -> None:
+    def notes(*arguments: str) -> str:
+        return install("--dry-run=server", *arguments).partition("\nNOTES:\n")[2]
+
+    none, bucket, volume = notes(), notes("--set=store.url=s3://b"), notes("--set=store.embedded.enabled=true")
+    assert "THERE IS NO OBJECT STORE" in none
+    assert all(f"--set store.{given}" in none for given in ("url=s3://bucket/prefix", "embedded.enabled=true"))
+    assert "NO OBJECT STORE" not in bucket + volume
+    assert "gateway and operators run on one node" in volume
+    assert "kubectl get persistentvolumeclaim run-penstock-store" in volume
+    assert "one node" not in none + bucket
+    shared = notes("--set=store.embedded.enabled=true,store.embedded.accessMode=ReadWriteMany")
+    assert "Nothing starts before it is bound" in shared
+    assert "one node" not in shared

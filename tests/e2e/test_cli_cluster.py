@@ -70,11 +70,12 @@ SLOW = pipeline(
 
 
 class OnCluster:
-    """`penstock` with a kubeconfig and the test's namespace."""
+    """`penstock` with a kubeconfig, that of `kubectl` unless told, and the test's namespace."""
 
-    def __init__(self, cli: Cli, kubeconfig: Path, namespace: str) -> None:
+    def __init__(self, cli: Cli, kubectl: Kubectl, kubeconfig: Path | None = None) -> None:
         self.cli = cli
-        self.where = ("--kubeconfig", str(kubeconfig), "--namespace", namespace)
+        self.kubectl = kubectl
+        self.where = ("--kubeconfig", str(kubeconfig or kubectl.kubeconfig), "--namespace", kubectl.namespace)
 
     def __call__(self, *arguments: str, code: int = 0) -> Ended:
         """Run a command; it must end with this code."""
@@ -91,12 +92,18 @@ class OnCluster:
         found: dict[str, Any] = json.loads(self("get", kind, name, "-o", "json").out)
         return found
 
+    def status(self, name: str) -> dict[str, Any]:
+        """The status of an execution, by `kubectl`, which asks again at a tenth of the cost."""
+        found: dict[str, Any] = self.kubectl.get("executions.penstock.dev", name).get("status", {})
+        return found
+
     def await_phase(self, name: str, *phases: str) -> dict[str, Any]:
         """Wait until an execution is in one of these phases."""
         wait_until(
-            lambda: self.object("exec", name).get("status", {}).get("phase") in phases,
+            lambda: self.status(name).get("phase") in phases,
             timeout=SECONDS,
             what=f"{name} to be {' or '.join(phases)}",
+            every=0.3,
         )
         return self.object("exec", name)
 
@@ -104,10 +111,10 @@ class OnCluster:
         """Wait until a step is in this phase."""
 
         def there() -> bool:
-            steps = self.object("exec", name).get("status", {}).get("steps", [])
+            steps = self.status(name).get("steps", [])
             return any(each["name"] == step and each["phase"] == phase for each in steps)
 
-        wait_until(there, timeout=SECONDS, what=f"{step} of {name} to be {phase}")
+        wait_until(there, timeout=SECONDS, what=f"{step} of {name} to be {phase}", every=0.3)
 
 
 @pytest.fixture
@@ -132,11 +139,11 @@ def operator(crds: None, kubectl: Kubectl, namespace: str, tmp_path: Path) -> It
 
 
 @pytest.fixture
-def penstock(operator: None, kubectl: Kubectl, namespace: str, tmp_path: Path) -> OnCluster:
+def penstock(operator: None, kubectl: Kubectl, tmp_path: Path) -> OnCluster:
     """The command line, with an operator at work."""
     folder = tmp_path / "cli"
     folder.mkdir()
-    return OnCluster(Cli(folder), kubectl.kubeconfig, namespace)
+    return OnCluster(Cli(folder), kubectl)
 
 
 def header(text: str) -> list[str]:
@@ -296,14 +303,14 @@ def test_logs_that_are_followed_go_on_to_the_end_of_the_execution(penstock: OnCl
 
 
 def test_what_one_is_not_allowed_to_do_is_said_in_one_paragraph(
-    penstock: OnCluster, kubectl: Kubectl, namespace: str, tmp_path: Path
+    penstock: OnCluster, kubectl: Kubectl, tmp_path: Path
 ) -> None:
     kubectl("create", "serviceaccount", "nobody")
     content = yaml.safe_load(kubectl.kubeconfig.read_text(encoding="utf-8"))
     content["users"][0]["user"] = {"token": kubectl("create", "token", "nobody").strip()}
     theirs = tmp_path / "nobody.kubeconfig"
     theirs.write_text(yaml.safe_dump(content), encoding="utf-8")
-    ended = OnCluster(penstock.cli, theirs, namespace)("get", code=2)
+    ended = OnCluster(penstock.cli, kubectl, theirs)("get", code=2)
     assert ended.err.startswith("penstock: you are not allowed to do this: executions.penstock.dev is forbidden")
     assert len(ended.err.splitlines()) == 1
 
@@ -441,7 +448,7 @@ def test_logs_are_followed_through_lost_connections_without_gaps_and_doubles(
     ]
     run = execution({"name": "one"}, pipelineSpec={**pipeline("x", steps)["spec"], "defaults": DEFAULTS})
     penstock("apply", penstock.cli.write("run.yaml", run))
-    follower = OnCluster(penstock.cli, through, kubectl.namespace).start("logs", "-f", "one")
+    follower = OnCluster(penstock.cli, kubectl, through).start("logs", "-f", "one")
     printed = penstock.cli.folder / ".background-1.out"
 
     def has(mark: str) -> bool:

@@ -136,6 +136,7 @@ def test_the_images_of_the_examples_are_there(kubectl: Kubectl) -> None:
     assert kubectl("logs", "python") == "(3, 13)\n"
 
 
+@pytest.mark.disruptive
 def test_the_api_server_can_be_killed_and_comes_back_with_everything(cluster: Cluster, kubectl: Kubectl) -> None:
     if cluster.layout is None:
         pytest.skip("only a cluster that was started here may lose its API server")

@@ -38,8 +38,8 @@ NOT_YET = frozenset(
         "python-function.yaml",
     }
 )
-# What is in gitops/ belongs together; test_gitops.py applies it.
-FILES = sorted(path for path in EXAMPLES.rglob("*.yaml") if "gitops" not in path.parts)
+# What is in gitops/ belongs together; test_gitops.py applies it, and test_deployments.py deployments/.
+FILES = sorted(path for path in EXAMPLES.rglob("*.yaml") if not {"gitops", "deployments"} & {*path.parts})
 NAMES = sorted(name for path in FILES if (name := str(path.relative_to(EXAMPLES))) not in NOT_YET)
 COMMAND = re.compile(r"^#\s+penstock (run .*?)(?:\s{2,}#.*)?$", re.MULTILINE)
 EXAMPLES_SECONDS = 180

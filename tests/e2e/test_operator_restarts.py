@@ -82,6 +82,7 @@ def test_writes_to_the_api_server_stay_within_the_budget(
     assert operator.writes() - before >= 3 * length + 1, "writes are not counted"
 
 
+@pytest.mark.disruptive
 def test_the_api_server_counts_the_same_writes_as_the_operator(
     lone: tuple[Place, LocalOperator], cluster: Cluster, kubectl: Kubectl
 ) -> None:
@@ -121,6 +122,7 @@ def stored_writes(kubectl: Kubectl) -> Counter[str]:
     return found
 
 
+@pytest.mark.disruptive
 def test_operator_and_api_server_killed_at_any_moment_neither_lose_a_step_nor_run_one_twice(
     lone: tuple[Place, LocalOperator], journal: Journal, cluster: Cluster
 ) -> None:
@@ -186,6 +188,7 @@ def assert_no_orphans(place: Place, wanted: set[tuple[str, str]]) -> None:
         raise ClusterError(f"{error}\n{place.kubectl.explain('jobs')}") from None
 
 
+@pytest.mark.disruptive
 def test_what_happened_while_no_watch_could_tell_is_found_by_listing_and_comparing(
     cluster_kubectl: Kubectl, cluster: Cluster, crds: None, journal: Journal, tmp_path: Any
 ) -> None:

@@ -250,14 +250,20 @@ def test_log_lines_are_json_say_which_execution_they_are_about_and_hold_no_value
     spec = steps(step, inputs=[{"name": "token", "type": "string"}])
     name = watched.place.start(spec, inputs=[{"name": "token", "value": SECRET}])
     assert watched.place.wait(name)["phase"] == "Succeeded"
-    lines = [json.loads(line) for line in watched.operator.log.read_text().splitlines()]
-    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
-    ours = [line for line in lines if line.get("execution") == name]
-    assert all(line["namespace"] == watched.place.kubectl.namespace for line in ours)
-    told = [(line["message"], line.get("step"), line.get("attempt"), line.get("phase")) for line in ours]
-    assert ("attempt failed, the step is tried again", "leaky", 1) in [line[:3] for line in told]
-    assert ("step finished", "leaky", 2, "Succeeded") in told
-    assert ("execution finished", None, None, "Succeeded") in told
+    ends = {("step finished", "leaky", 2, "Succeeded"), ("execution finished", None, None, "Succeeded")}
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in watched.operator.log.read_text().splitlines()]
+
+    def told() -> list[tuple[Any, ...]]:
+        ours = [line for line in lines() if line.get("execution") == name]
+        assert all(line["namespace"] == watched.place.kubectl.namespace for line in ours)
+        return [(line["message"], line.get("step"), line.get("attempt"), line.get("phase")) for line in ours]
+
+    # The status is there a moment before the operator has heard that it was written.
+    wait_until(lambda: ends <= set(told()), timeout=SECONDS, what=f"the log to tell of {ends}")
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines())
+    assert ("attempt failed, the step is tried again", "leaky", 1) in [line[:3] for line in told()]
     text = watched.operator.log.read_text()
     assert SECRET not in text
     credentials = watched.place.kubectl("config", "view", "--raw", "-o", "json")

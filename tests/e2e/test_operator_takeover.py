@@ -193,6 +193,7 @@ def test_a_leader_that_stood_still_writes_nothing_once_the_other_leads(
         assert replicas.lease()["holderIdentity"] == replicas.follower.identity
 
 
+@pytest.mark.disruptive
 def test_nobody_takes_over_while_the_api_server_is_away(replicas: Replicas, journal: Journal, cluster: Cluster) -> None:
     names = start_chains(replicas.place, journal)
     before = replicas.lease()

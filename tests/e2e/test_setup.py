@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from e2e.cluster import cluster as clusters
 from e2e.cluster import packages
 from e2e.cluster.builds import cached
+from e2e.cluster.locks import held, only_holder, turn
 from e2e.cluster.processes import Processes, start_time
 from e2e.cluster.settings import Layout
 from e2e.cluster.shell import ClusterError, run, wait_until
@@ -111,12 +115,73 @@ def test_the_cache_makes_a_thing_once_for_each_content_and_keeps_nothing_of_a_fa
 
     with pytest.raises(ClusterError):
         cached(tmp_path, "thing", b"one", make)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".thing.lock"]
 
     first = cached(tmp_path, "thing", b"one", make)
     assert cached(tmp_path, "thing", b"one", make) == first
     assert cached(tmp_path, "thing", b"two", make) != first
     assert len(made) == 3
+
+
+def test_the_cache_makes_a_thing_once_when_many_want_it_at_once(tmp_path: Path) -> None:
+    wanted = 4
+    all_there = threading.Barrier(wanted)
+    made: list[str] = []
+
+    def make(path: Path) -> None:
+        made.append(path.name)
+        path.write_text("whole")
+
+    def want(_: int) -> str:
+        all_there.wait(10)
+        return cached(tmp_path, "thing", b"one", make).read_text()
+
+    with ThreadPoolExecutor(wanted) as pool:
+        assert list(pool.map(want, range(wanted))) == ["whole"] * wanted
+    assert made == ["thing"]
+
+
+def test_of_those_who_share_a_lock_the_last_one_knows_it(tmp_path: Path) -> None:
+    lock = tmp_path / "users"
+    with held(lock, shared=True) as first:
+        with held(lock, shared=True) as second:
+            assert not only_holder(second)
+        assert only_holder(first)
+
+
+def test_whoever_is_to_be_alone_waits_for_those_who_began_and_is_not_passed_by_later_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "cluster"
+    both_there = threading.Barrier(3)
+    leave = threading.Event()
+    order: list[str] = []
+
+    def early() -> None:
+        with turn(folder, alone=False):
+            both_there.wait(10)
+            leave.wait(10)
+            order.append("early")
+
+    def other(name: str, *, alone: bool) -> None:
+        with turn(folder, alone=alone):
+            order.append(name)
+
+    def queues() -> bool:
+        with Path(f"{folder}.queue").open("w") as queue:
+            try:
+                fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(2):
+            pool.submit(early)
+        both_there.wait(10)
+        pool.submit(other, "alone", alone=True)
+        wait_until(queues, timeout=10, what="it to queue")
+        pool.submit(other, "late", alone=False)
+        leave.set()
+    assert order == ["early", "early", "alone", "late"]
 
 
 def test_without_root_it_says_what_to_do(layout: Layout, monkeypatch: pytest.MonkeyPatch, without_root: None) -> None:

@@ -232,6 +232,7 @@ def names_of(kubectl: Kubectl, kind: str) -> set[str]:
     return {each["metadata"]["name"] for each in kubectl.items(kind)}
 
 
+@pytest.mark.disruptive
 def test_cluster_wide_executions_of_any_namespace_run_and_the_test_of_the_release_passes(
     release: Release, work: Place, cluster_kubectl: Kubectl
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import builds, cluster, kwok
 from .images import import_folder
+from .locks import turn
 from .settings import Layout
 from .shell import ClusterError
 
@@ -25,9 +26,12 @@ def main() -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    started = cluster.up(
-        _layout(arguments), with_node=not arguments.no_node, controller_manager_qps=arguments.controller_manager_qps
-    )
+    layout = _layout(arguments)
+    # A test that kills the API server for a moment is not taken for a broken cluster.
+    with turn(layout.state, alone=False):
+        started = cluster.up(
+            layout, with_node=not arguments.no_node, controller_manager_qps=arguments.controller_manager_qps
+        )
     print(started.kubeconfig)
     return 0
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import packages
+from .locks import held
 from .settings import GO, GO_AT_LEAST, GO_PACKAGES, HELM, KUBERNETES, KWOK, SOURCES, VERSITYGW
 from .shell import ClusterError, run, say
 
@@ -60,7 +61,7 @@ def versitygw(cache: Path) -> Path:
 
 
 def cached(cache: Path, name: str, made_from: bytes, make: Callable[[Path], None]) -> Path:
-    """A file of the cache, made now if nothing was yet made from the same.
+    """A file of the cache, made now if nothing was yet made from the same; one at a time of each name.
 
     Args:
         cache: The folder.
@@ -69,16 +70,18 @@ def cached(cache: Path, name: str, made_from: bytes, make: Callable[[Path], None
         make: Makes it at the path it is given; what it leaves is put in place in one go.
     """
     path = cache / f"{name}-{hashlib.sha256(made_from).hexdigest()[:16]}"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        # In a folder of its own, because `go install` chooses the name, and by process, because others may do the same.
-        folder = cache / f".making-{path.name}-{os.getpid()}"
-        folder.mkdir()
-        try:
-            make(folder / name)
-            (folder / name).replace(path)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    if path.exists():
+        return path
+    with held(cache / f".{name}.lock"):
+        if not path.exists():
+            # In a folder of its own, because `go install` chooses the name.
+            folder = cache / f".making-{path.name}-{os.getpid()}"
+            folder.mkdir()
+            try:
+                make(folder / name)
+                (folder / name).replace(path)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     return path
 
 
@@ -129,13 +132,18 @@ def _go(cache: Path) -> Path:
     ours = Path(shutil.which("go") or "/usr/bin/go")
     if _version(ours) >= GO_AT_LEAST:
         return ours
+    with held(cache / ".go.lock"):
+        if not go.exists():
+            _fetch_go(cache, ours, kept)
+    return go
+
+
+def _fetch_go(cache: Path, ours: Path, kept: Path) -> None:
     say(f"fetching Go {GO}")
     architecture = run(ours, "env", "GOARCH", timeout=60).strip()
     module = f"golang.org/toolchain@v0.0.1-go{GO}.linux-{architecture}"
-    cache.mkdir(parents=True, exist_ok=True)
     told = run(ours, "mod", "download", "-json", module, timeout=DOWNLOAD_SECONDS, cwd=cache, env=_environment())
     _unpack_toolchain(Path(json.loads(told)["Dir"]), kept)
-    return go
 
 
 def _unpack_toolchain(source: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import builds, control_plane, images, kwok, node, packages
+from .locks import held, only_holder
 from .processes import Processes
 from .settings import (
     CONTROL_PLANE_PACKAGES,
@@ -57,13 +57,11 @@ class Cluster:
         """Its processes, to kill and start again: etcd, apiserver, kcm, scheduler, containerd, kubelet, proxy, kwok."""
         return processes_of(self.ours)
 
-    def has_image(self, name: str) -> bool:
-        """Whether its node has an image."""
-        return images.exists(self.ours, name)
-
-    def load_image(self, archive: Path, *names: str) -> None:
-        """Give its node the image in an archive, under further names if there are."""
-        images.load(self.ours, archive, names)
+    def give_image(self, name: str, archive: Path) -> None:
+        """See to it that its node has an image, which is in this archive."""
+        with held(Path(f"{self.ours.state}.images")):
+            if not images.exists(self.ours, name):
+                images.load(self.ours, archive)
 
     def wait_until_ready(self) -> None:
         """Wait for the API server, after it was started again."""
@@ -112,7 +110,28 @@ def problems(layout: Layout) -> list[str]:
     return found
 
 
-def up(layout: Layout, *, with_node: bool = True, controller_manager_qps: int | None = None) -> Cluster:
+@contextlib.contextmanager
+def used(layout: Layout, *, keep: bool) -> Iterator[Cluster]:
+    """A cluster for a session of tests, of which there may be several at once.
+
+    Args:
+        layout: Its folders.
+        keep: Whether to leave it running. Else the last session that uses it ends it, unless it was started to stay.
+
+    Raises:
+        ClusterError: As by `up`.
+    """
+    with held(Path(f"{layout.state}.users"), shared=True) as users:
+        try:
+            yield up(layout, keep=keep)
+        finally:
+            if only_holder(users) and layout.temporary.exists():
+                down(layout)
+
+
+def up(
+    layout: Layout, *, with_node: bool = True, controller_manager_qps: int | None = None, keep: bool = True
+) -> Cluster:
     """Start a cluster, or use the one that runs already or that KUBECONFIG names.
 
     Args:
@@ -120,6 +139,7 @@ def up(layout: Layout, *, with_node: bool = True, controller_manager_qps: int | 
         with_node: With containerd and a kubelet; without, it takes objects and fake nodes only.
         controller_manager_qps: Requests a second that the controller manager may make; None for what is usual, or what
             the cluster that runs already has.
+        keep: Whether it stays until `down`, also if it runs already; else a cluster that is started now is temporary.
 
     Raises:
         ClusterError: It could not be had; nothing of it is left running then, but the logs are.
@@ -130,6 +150,8 @@ def up(layout: Layout, *, with_node: bool = True, controller_manager_qps: int | 
     require_linux_root()
     with _locked(layout):
         if layout.marker.exists() and not _replace(layout, with_node=with_node, qps=controller_manager_qps):
+            if keep:
+                layout.temporary.unlink(missing_ok=True)
             return Cluster(kubeconfig=layout.kubeconfig, layout=layout)
         packages.install(
             CONTROL_PLANE_PACKAGES | (NODE_PACKAGES if with_node else {"ip": "iproute2", "iptables": "iptables"})
@@ -138,6 +160,8 @@ def up(layout: Layout, *, with_node: bool = True, controller_manager_qps: int | 
         _require_free_ports(with_node=with_node)
         qps = controller_manager_qps or CONTROLLER_MANAGER_QPS
         _make_state(layout, {"node": with_node, "controllerManagerQps": qps})
+        if not keep:
+            layout.temporary.touch()
         try:
             _start(layout, kube, with_node=with_node, controller_manager_qps=qps)
         except BaseException:
@@ -237,10 +261,6 @@ def _require_free_ports(*, with_node: bool) -> None:
                     ) from error
 
 
-@contextlib.contextmanager
-def _locked(layout: Layout) -> Iterator[None]:
+def _locked(layout: Layout) -> contextlib.AbstractContextManager[int]:
     """One command at a time for each state folder."""
-    layout.state.parent.mkdir(parents=True, exist_ok=True)
-    with Path(f"{layout.state}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return held(Path(f"{layout.state}.lock"))

@@ -95,7 +95,7 @@ def start(layout: Layout, processes: Processes, kube: Path, *, controller_manage
     processes.start(
         "apiserver", kube, "kube-apiserver", "--etcd-servers", client, "--bind-address", "0.0.0.0",
         "--secure-port", API_PORT, "--advertise-address", NODE_ADDRESS, "--service-cluster-ip-range", SERVICE_CIDR,
-        "--tls-cert-file", certificate, "--tls-private-key-file", key,
+        "--tls-cert-file", certificate, "--tls-private-key-file", key, "--client-ca-file", certificate,
         "--kubelet-certificate-authority", certificate, "--kubelet-client-certificate", certificate,
         "--kubelet-client-key", key, "--kubelet-preferred-address-types", "InternalIP",
         "--token-auth-file", layout.state / "tokens.csv", "--authorization-mode", "Node,RBAC",
@@ -110,6 +110,7 @@ def start(layout: Layout, processes: Processes, kube: Path, *, controller_manage
         "kcm", kube, "kube-controller-manager", "--kubeconfig", kubeconfig(layout, "kcm"),
         "--use-service-account-credentials", "--service-account-private-key-file", layout.pki / "service-accounts.key",
         "--root-ca-file", certificate, "--leader-elect=false",
+        "--cluster-signing-cert-file", certificate, "--cluster-signing-key-file", key,
         "--kube-api-qps", controller_manager_qps, "--kube-api-burst", controller_manager_qps * 3 // 2,
     )  # fmt: skip
     processes.start(

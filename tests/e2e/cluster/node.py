@@ -22,6 +22,7 @@ KUBELET_CHAINS = (
     ("mangle", "KUBE-IPTABLES-HINT"),
 )
 NETWORKS = Path("/run/netns")
+BRIDGE_MAC = "0a:58:0a:f4:00:01"
 # Pods reach the world through the machine's address. One rule for all: with the plug-in's own `ipMasq` every pod would
 # leave a chain behind when the cluster is torn down with pods on it.
 MASQUERADE = (
@@ -32,7 +33,9 @@ MASQUERADE = (
 def network() -> None:
     """Make the bridge. It comes first of all, because the API server advertises its address, and the node has it."""
     if not succeeds("ip", "link", "show", BRIDGE):
-        run("ip", "link", "add", BRIDGE, "type", "bridge", timeout=30)
+        # With an address of its own: otherwise it takes the lowest of its ports', so that each pod that comes or goes
+        # may change it, and what other pods send to the old one is lost for half a minute.
+        run("ip", "link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge", timeout=30)
     if NODE_ADDRESS not in run("ip", "-brief", "address", "show", BRIDGE, timeout=30):
         run("ip", "address", "add", f"{NODE_ADDRESS}/16", "dev", BRIDGE, timeout=30)
     run("ip", "link", "set", BRIDGE, "up", timeout=30)

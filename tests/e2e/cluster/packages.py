@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from .locks import held
 from .shell import ClusterError, run, say
 
 UPDATE_SECONDS = 300
 INSTALL_SECONDS = 900
+# apt waits for others that install, but not for others that update its lists.
+LOCK = Path(tempfile.gettempdir()) / "penstock-e2e-packages.lock"
 
 
 def missing(needed: Mapping[str, str]) -> list[str]:
@@ -52,7 +56,9 @@ def install(needed: Mapping[str, str]) -> None:
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     # Others may be installing as well: wait for their lock instead of failing on it.
     wait = "-oDPkg::Lock::Timeout=300"
-    run("apt-get", "update", "-qq", wait, timeout=UPDATE_SECONDS, env=env)
-    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", wait, *packages, timeout=INSTALL_SECONDS, env=env)
+    install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", wait, *packages)
+    with held(LOCK):
+        run("apt-get", "update", "-qq", wait, timeout=UPDATE_SECONDS, env=env)
+        run(*install, timeout=INSTALL_SECONDS, env=env)
     if still := missing(needed):
         raise ClusterError(f"still missing although installed: {', '.join(still)}")

@@ -94,6 +94,11 @@ class Layout:
         return self.state / "cluster.json"
 
     @property
+    def temporary(self) -> Path:
+        """There while the cluster is to end with the last session that uses it."""
+        return self.state / "temporary"
+
+    @property
     def containerd_socket(self) -> Path:
         """Where containerd listens."""
         return self.state / "containerd.sock"
