@@ -1,4 +1,7 @@
-"""What `helm test` runs: the three kinds are served, and an operator is ready behind its Service."""
+"""What `helm test` runs: the three kinds are served, and what the chart installs is ready behind its Services.
+
+Its arguments are pairs: what it is called, and what the variables with the address of its Service begin with.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 KINDS = {"pipelines", "deployments", "executions"}
@@ -31,10 +35,10 @@ def served() -> str:
     return f"CRDs that are not installed: {', '.join(sorted(missing))}" if missing else ""
 
 
-def ready() -> str:
-    """Ask an operator whether it is ready; returns what is wrong, if anything."""
+def ready(service: str) -> str:
+    """Ask whoever is behind a Service whether it is ready; returns what is wrong, if anything."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(f"http://{address(sys.argv[1])}/readyz", timeout=5) as answer:
+    with direct.open(f"http://{address(service)}/readyz", timeout=5) as answer:
         answer.read()
     return ""
 
@@ -42,9 +46,12 @@ def ready() -> str:
 def main() -> None:
     """Ask until all is right or it takes too long, and exit with a message that says what is wrong."""
     deadline = time.monotonic() + GIVE_UP_SECONDS
+    checks = [("API server", served)]
+    for name, service in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        checks.append((f"{name}, by its Service", partial(ready, service)))
     while True:
         wrong = []
-        for name, check in (("API server", served), ("operator, by its Service", ready)):
+        for name, check in checks:
             try:
                 problem = check()
             except urllib.error.HTTPError as error:  # what a server says about it helps more than the code
@@ -54,7 +61,7 @@ def main() -> None:
             if problem:
                 wrong.append(f"{name}: {problem}")
         if not wrong:
-            print("Penstock is ready")  # noqa: T201 - for `helm test --logs`
+            print(f"Penstock is ready: {'; '.join(name for name, _ in checks)}")  # noqa: T201 - for `helm test --logs`
             return
         if time.monotonic() > deadline:
             sys.exit("\n".join(wrong))

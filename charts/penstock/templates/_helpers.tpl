@@ -98,10 +98,10 @@ capabilities:
 - apiGroups: [penstock.dev]
   resources: [pipelines, deployments]
   verbs: [get, list, watch]
-# Deployments start executions; finished ones go after their time to live.
+# Deployments start executions, let go and cancel those that wait; finished ones go after their time to live.
 - apiGroups: [penstock.dev]
   resources: [executions]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [penstock.dev]
   resources: [pipelines/status, deployments/status, executions/status]
   verbs: [patch, update]
@@ -129,6 +129,17 @@ capabilities:
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]
+# Tokens of endpoints: written, and replaced by new ones. Neither get nor list; the answer to an update is what was sent.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create, update]
+{{- with .Values.endpoints.tokenSecrets }}
+# Tokens that were brought along.
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: {{ toJson . }}
+  verbs: [get]
+{{- end }}
 {{- if include "penstock.storeUrl" . }}
 # Signed requests for the files of an attempt: written, and written again before they expire. Neither get nor list.
 - apiGroups: [""]
@@ -143,6 +154,25 @@ capabilities:
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- end -}}
+
+{{/* All that the gateway does in its own name: endpoints. For all else it asks with the token of whoever makes a request. */}}
+{{- define "penstock.gatewayRules" -}}
+- apiGroups: [penstock.dev]
+  resources: [pipelines, deployments]
+  verbs: [get, list, watch]
+# Calls start executions, and wait for them.
+- apiGroups: [penstock.dev]
+  resources: [executions]
+  verbs: [get, list, watch, create]
+# Inputs that deployments take from ConfigMaps.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get]
+# Deployments that name a revision.
+- apiGroups: [apps]
+  resources: [controllerrevisions]
+  verbs: [get]
 {{- end -}}
 
 {{/* What the gateway's pods are found by. */}}
@@ -167,9 +197,9 @@ app.kubernetes.io/component: gateway
 {{- if .Values.store.url }}{{ .Values.store.url }}{{ else if include "penstock.embedded" . }}file:///var/lib/penstock{{ end -}}
 {{- end -}}
 
-{{/* Whether there is a gateway: the API for files, and what serves a volume. */}}
+{{/* Whether there is a gateway: endpoints, the API for files, and what serves a volume. */}}
 {{- define "penstock.hasGateway" -}}
-{{- if and (include "penstock.storeUrl" .) (or .Values.gateway.enabled (include "penstock.embedded" .)) }}yes{{ end -}}
+{{- if or .Values.gateway.enabled (include "penstock.embedded" .) }}yes{{ end -}}
 {{- end -}}
 
 {{/* Whether a volume can be on one node only, and whoever uses it too. */}}
@@ -183,6 +213,11 @@ app.kubernetes.io/component: gateway
 
 {{- define "penstock.signingSecret" -}}
 {{- .Values.store.embedded.signingKeysSecret | default (printf "%s-signing" (include "penstock.fullname" .)) -}}
+{{- end -}}
+
+{{/* Where the gateway is for those in the cluster; empty where there is none. */}}
+{{- define "penstock.gatewayUrl" -}}
+{{- if include "penstock.hasGateway" . }}http://{{ include "penstock.fullname" . }}-gateway.{{ .Release.Namespace }}.svc:{{ include "penstock.httpPort" . }}{{ end -}}
 {{- end -}}
 
 {{/* Environment of whoever uses the object store. */}}
@@ -199,7 +234,7 @@ app.kubernetes.io/component: gateway
   value: {{ .Values.store.maxFileBytes | int64 | quote }}
 {{- if include "penstock.embedded" . }}
 - name: PENSTOCK_GATEWAY_URL
-  value: http://{{ include "penstock.fullname" . }}-gateway.{{ .Release.Namespace }}.svc:{{ include "penstock.httpPort" . }}
+  value: {{ include "penstock.gatewayUrl" . }}
 - name: PENSTOCK_SIGNING_KEYS
   valueFrom:
     secretKeyRef:

@@ -83,6 +83,10 @@ class Gateway:
         name = urllib.parse.quote(execution, safe="")
         return self._transferable(self._ask("GET", f"executions/{name}/outputs", query={"transfers": "true"}))
 
+    def unused(self, cache_seconds: float) -> dict[str, Any]:
+        """What a sweep would remove."""
+        return self._ask("GET", "unused", query={"cache_seconds": str(cache_seconds)})
+
     def _transferable(self, answer: dict[str, Any]) -> dict[str, Any]:
         """With a folder store URLs are paths of the gateway, which does not know by which name we reach it."""
         plan = answer.get("transfers") or {}

@@ -95,20 +95,33 @@ class Sweeper:
             log.info("objects swept", extra={"namespace": namespace, **told})
 
     async def _living(self, namespace: str, uids: Sequence[str]) -> Living:
-        """Which executions there are, and the files of others that they hold."""
-        if not uids:
-            return Living(frozenset())
-        found: set[str] = set()
-        keys: set[str] = set()
+        return await living(self._client, namespace, uids)
 
-        def take(body: JsonObject) -> None:
-            uid = body["metadata"]["uid"]
-            found.add(uid)
-            own = f"executions/{uid}/"
-            keys.update(key for key in _keys(body.get("status") or {}) if not key.startswith(own))
 
-        await self._client.list(EXECUTIONS, namespace=namespace, keep=take)
-        return Living(frozenset(found), frozenset(keys))
+async def living(client: Client, namespace: str, uids: Sequence[str]) -> Living:
+    """Which executions of a namespace there are, and the files of others that they hold.
+
+    Args:
+        client: reads executions.
+        namespace: which.
+        uids: those that are asked for; nobody is asked where there are none.
+
+    Raises:
+        ApiError: nobody can say.
+    """
+    if not uids:
+        return Living(frozenset())
+    found: set[str] = set()
+    keys: set[str] = set()
+
+    def take(body: JsonObject) -> None:
+        uid = body["metadata"]["uid"]
+        found.add(uid)
+        own = f"executions/{uid}/"
+        keys.update(key for key in _keys(body.get("status") or {}) if not key.startswith(own))
+
+    await client.list(EXECUTIONS, namespace=namespace, keep=take)
+    return Living(frozenset(found), frozenset(keys))
 
 
 def _keys(status: Mapping[str, Any]) -> Iterator[str]:
