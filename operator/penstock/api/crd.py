@@ -91,9 +91,12 @@ KINDS: Final[Mapping[str, Kind]] = {
             _column("Next", ".status.nextTime", description="When the next execution is due."),
             _column("Ready", _condition("Ready", "status"), description="Whether it can start executions."),
             _NOT_READY,
+            _column("Rule", ".status.summary", wide=True, description="The rule as a sentence."),
+            _column("URL", ".status.url", wide=True, description="Address of the endpoint."),
             _AGE,
         ),
         selectable=(".spec.pipeline.name",),
+        awaited=True,
     ),
     "Execution": Kind(
         model=Execution,

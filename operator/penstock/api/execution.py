@@ -99,6 +99,22 @@ class ExecutionInput(Model):
     """Path of an object in the data store, for an input of type `file`."""
 
 
+class ExecutionOutput(Model):
+    """Where one output of the pipeline goes. An output that is not named is kept in the status."""
+
+    model_config = ConfigDict(json_schema_extra={"x-one-of": ["endpoint", "object", "void"]})
+
+    name: ValueName
+    """Name of the pipeline's output."""
+    endpoint: ValueName | None = None
+    """Name under which the caller of an endpoint gets it."""
+    object: ObjectPath | None = None
+    """Path in the data store to which the file is published; `{execution_id}`, `{date}` and `{date_time}` are replaced.
+    The date is that of the execution's start, in UTC."""
+    void: Annotated[bool, Field(json_schema_extra={"enum": [True]})] | None = None
+    """True: the output is dropped."""
+
+
 class ExecutionSpec(Model):
     """What is to be run."""
 
@@ -116,6 +132,8 @@ class ExecutionSpec(Model):
     """A pipeline written in place."""
     inputs: Annotated[list[ExecutionInput], Field(max_length=MAX_VALUES, json_schema_extra={"x-list": "name"})] = []
     """Values for the pipeline's inputs."""
+    outputs: Annotated[list[ExecutionOutput], Field(max_length=MAX_VALUES, json_schema_extra={"x-list": "name"})] = []
+    """Where the pipeline's outputs go."""
     suspend: bool = False
     """While true no new attempt is started; what runs goes on."""
     cancel: bool = False

@@ -9,12 +9,20 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from math import prod
 from typing import Any, Final, Protocol
 
 from penstock.api.base import MAX_ITEMS, Metadata, Model, ValueType
-from penstock.api.deployment import Concurrency, ConcurrencyPolicy, Deployment, DeploymentSpec, Schedule
+from penstock.api.cron import cron_problem, time_zone_problem
+from penstock.api.deployment import (
+    ON_TIME_SECONDS,
+    CatchUp,
+    Concurrency,
+    ConcurrencyPolicy,
+    Deployment,
+    DeploymentSpec,
+    Schedule,
+)
 from penstock.api.execution import Execution, ExecutionSpec
 from penstock.api.pipeline import ForEach, Pipeline, PipelineSpec, Retry, Step, StepInput, StepSettings
 from penstock.api.problems import Loc, Problem, quoted, shown, suggest
@@ -23,8 +31,6 @@ RESERVED: Final = frozenset({"in", "true", "false", "null"})
 """Words of CEL that cannot follow a dot."""
 
 _OWN_ENV: Final = ("PENSTOCK_", "INPUT_")
-_CRON_FIELDS: Final = ("minute", "hour", "day of month", "month", "day of week")
-_CRON_WORDS: Final = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")
 _NO_IMAGE: Final = (
     "has no image: it runs on a laptop with the process runner, a cluster needs `image` here or in spec.defaults"
 )
@@ -214,6 +220,9 @@ def execution_problems(spec: ExecutionSpec, loc: Loc = ("spec",)) -> list[Proble
         sources = {"value": "value", "object": "object"}
         found += _exactly_one(item, (*loc, "inputs", index), sources, "the input", nulls={"value"})
     found += _twice(spec.inputs, (*loc, "inputs"))
+    for index, output in enumerate(spec.outputs):
+        found += _destination(output, (*loc, "outputs", index), "the output")
+    found += _twice(spec.outputs, (*loc, "outputs"))
     return found
 
 
@@ -237,8 +246,15 @@ def deployment_problems(spec: DeploymentSpec, loc: Loc = ("spec",)) -> list[Prob
             where = (*here, "endpoint", "default")
             found.append(Problem(where, "is never used with `required: true`: remove one of the two"))
     for index, output in enumerate(spec.outputs):
-        targets = {name: name for name in ("endpoint", "object", "void")}
-        found += _binding(output, (*loc, "outputs", index), targets, spec)
+        here = (*loc, "outputs", index)
+        found += _destination(output, here, "the binding")
+        found += _no_caller(output, here, spec)
+    names: set[str | None] = set()
+    for index, bound in enumerate(spec.outputs):
+        if bound.endpoint is not None and bound.endpoint in names:
+            where = (*loc, "outputs", index, "endpoint")
+            found.append(Problem(where, f'"{bound.endpoint}" is given by two outputs: rename one of the two'))
+        names.add(bound.endpoint)
     found += _twice(spec.inputs, (*loc, "inputs"))
     found += _twice(spec.outputs, (*loc, "outputs"))
     found += _concurrency(spec.concurrency, (*loc, "concurrency"))
@@ -247,8 +263,18 @@ def deployment_problems(spec: DeploymentSpec, loc: Loc = ("spec",)) -> list[Prob
 
 def _binding(item: Any, loc: Loc, sources: dict[str, str], spec: DeploymentSpec) -> Iterator[Problem]:
     yield from _exactly_one(item, loc, sources, "the binding", nulls={"value"})
+    yield from _no_caller(item, loc, spec)
+    if item.void is False:
+        yield Problem((*loc, "void"), "can only be true: remove it")
+
+
+def _no_caller(item: Any, loc: Loc, spec: DeploymentSpec) -> Iterator[Problem]:
     if item.endpoint is not None and spec.endpoint is None and spec.schedule is not None:
         yield Problem((*loc, "endpoint"), "a schedule has no caller: choose another kind of binding")
+
+
+def _destination(item: Any, loc: Loc, what: str) -> Iterator[Problem]:
+    yield from _exactly_one(item, loc, {name: name for name in ("endpoint", "object", "void")}, what)
     if item.void is False:
         yield Problem((*loc, "void"), "can only be true: remove it")
 
@@ -263,53 +289,13 @@ def _schedule(schedule: Schedule, loc: Loc) -> Iterator[Problem]:
         yield Problem((*loc, "cron"), wrong)
     if wrong := time_zone_problem(schedule.time_zone):
         yield Problem((*loc, "timeZone"), wrong)
-
-
-def cron_problem(cron: str) -> str | None:
-    """What is wrong with a cron expression, or None."""
-    if cron.startswith("@"):
-        wrong = f"{quoted(cron)} is not known: wanted one of {', '.join(_CRON_WORDS)}{suggest(cron, _CRON_WORDS)}"
-        return None if cron in _CRON_WORDS else wrong
-    fields = cron.split()
-    if len(fields) != len(_CRON_FIELDS):
-        return f"wanted 5 fields ({', '.join(_CRON_FIELDS)}), got {len(fields)}"
-    for position, field in enumerate(fields):
-        if not _cron_field(field, position):
-            return f"{quoted(field)} is not valid as {_CRON_FIELDS[position]} (field {position + 1} of {quoted(cron)})"
-    return None if _fires(fields) else f"{quoted(cron)} never comes: there is no such day"
-
-
-def _cron_field(field: str, position: int) -> bool:
-    # croniter also takes H and R, which mean another time on each call, and ? and the like of other crons.
-    if re.search(r"(?<![a-z])[hr](?![a-z])|\?", field.lower()):
-        return False
-    for low, high in re.findall(r"(?<!\d)(\d+)-(\d+)", field):
-        if int(low) > int(high):  # croniter wraps around, other crons refuse it: refuse what is read in two ways
-            return False
-    return _fires([field if at == position else "*" for at in range(len(_CRON_FIELDS))])
-
-
-def _fires(fields: Sequence[str]) -> bool:
-    # Imported here: it is slow, and most manifests have no schedule.
-    from croniter import CroniterError, croniter  # type: ignore[import-untyped]  # noqa: PLC0415
-
-    try:
-        croniter(" ".join(fields), datetime(2024, 1, 1, tzinfo=UTC), max_years_between_matches=9).get_next(float)
-    except (CroniterError, ValueError, KeyError, IndexError, OverflowError):
-        return False
-    return True
-
-
-def time_zone_problem(name: str) -> str | None:
-    """What is wrong with the name of a time zone, or None."""
-    import zoneinfo  # noqa: PLC0415
-
-    known = zoneinfo.available_timezones()
-    if name == "UTC" or name in known:
-        return None
-    if not known:
-        return f"{quoted(name)} cannot be checked: there is no time zone data here, install the package tzdata"
-    return f"{quoted(name)} is not a time zone: wanted an IANA name such as Europe/Paris{suggest(name, known)}"
+    deadline = schedule.starting_deadline_seconds
+    if schedule.catch_up is CatchUp.NONE and deadline is not None and deadline > ON_TIME_SECONDS:
+        yield Problem(
+            (*loc, "startingDeadlineSeconds"),
+            f"has no meaning with catchUp None, which drops a time after {ON_TIME_SECONDS} seconds: "
+            "set `catchUp` to Last or All, or remove it",
+        )
 
 
 # --- shared ---

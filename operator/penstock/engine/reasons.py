@@ -42,6 +42,7 @@ class Reason(StrEnum):
     OUTPUTS_TOO_LARGE = "OutputsTooLarge"
     OUTPUT_UNAVAILABLE = "OutputUnavailable"
     FINALLY_FAILED = "FinallyFailed"
+    PUBLISH_FAILED = "PublishFailed"
     INVALID_PIPELINE = "InvalidPipeline"
     # Where executions stand
     PENDING = "Pending"
@@ -78,6 +79,7 @@ MEANING: dict[Reason, tuple[str, str]] = {
     _R.OUTPUTS_TOO_LARGE: ("step, execution", "The output values are together over the limit."),
     _R.OUTPUT_UNAVAILABLE: ("execution", "A step that an output of the pipeline refers to did not give it."),
     _R.FINALLY_FAILED: ("execution", "The steps succeeded, a `finally` step did not."),
+    _R.PUBLISH_FAILED: ("execution", "The steps succeeded, but a file cannot be published to the data store."),
     _R.INVALID_PIPELINE: ("execution", "The pipeline cannot run; the message says why. Nothing was started."),
     _R.PENDING: ("execution", "Nothing was started yet."),
     _R.RUNNING: ("execution", "Steps are running or waiting."),

@@ -5,13 +5,13 @@ Plain frozen data. Times are seconds since the epoch as floats, rounded to milli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from penstock.api.execution import ExecutionPhase
+    from penstock.api.execution import ExecutionOutput, ExecutionPhase
     from penstock.engine.compile import CompiledStep
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -151,12 +151,14 @@ class Request:
         cancel: whether it is to be cancelled.
         suspend: whether nothing new is to be started.
         timeout_seconds: its own time limit.
+        outputs: where its outputs go that are not just kept.
     """
 
     inputs: Mapping[str, Value] = field(default_factory=dict)
     cancel: bool = False
     suspend: bool = False
     timeout_seconds: int | None = None
+    outputs: Sequence[ExecutionOutput] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,13 +112,12 @@ def execution_inputs(declared: list[PipelineInput], given: Mapping[str, Value], 
     for declaration in declared:
         name = declaration.name
         has_default = "default" in declaration.model_fields_set
-        required = declaration.required if declaration.required is not None else not has_default
         if name in given:
-            problems += _misfit(declaration, given[name])
+            problems += [f'input "{name}": {wrong}'] if (wrong := input_misfit(declaration, given[name])) else []
             found[name] = given[name]
         elif has_default:
             found[name] = declaration.default
-        elif required:
+        elif is_required(declaration):
             problems.append(f'input "{name}" ({declaration.type}) is required; give it a value')
         else:
             found[name] = None
@@ -129,26 +128,31 @@ def execution_inputs(declared: list[PipelineInput], given: Mapping[str, Value], 
     return found
 
 
+def is_required(declaration: PipelineInput) -> bool:
+    """Whether an execution must give an input."""
+    if declaration.required is not None:
+        return declaration.required
+    return "default" not in declaration.model_fields_set
+
+
 def _unknown(name: str, known: list[str]) -> str:
     return f'unknown input "{name}"; the pipeline has {", ".join(known) if known else "no inputs"}'
 
 
-def _misfit(declaration: PipelineInput, value: Value) -> list[str]:
+def input_misfit(declaration: PipelineInput, value: Value) -> str:
+    """Why a value cannot be that of an input; empty where it can."""
+    if value is None and declaration.required is False:
+        return ""
     if declaration.type == "file" or isinstance(value, File):
         if isinstance(value, File) and declaration.type == "file":
-            return []
-        if value is None and declaration.required is False:
-            return []
+            return ""
         got = "a file" if isinstance(value, File) else "a value"
-        wanted = "a file" if declaration.type == "file" else f"a {declaration.type}"
-        return [f'input "{declaration.name}": wanted {wanted}, got {got}']
-    if value is None and declaration.required is False:
-        return []
+        return f"wanted {'a file' if declaration.type == 'file' else f'a {declaration.type}'}, got {got}"
     try:
         check_value(declaration.name, str(declaration.type), value, declaration.max_bytes, what="input")
     except OutputTypeError as error:
-        return [str(error)]
-    return []
+        return f"wanted {error.wanted}, got {error.got}"
+    return ""
 
 
 def is_file(value: Any) -> bool:

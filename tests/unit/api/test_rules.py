@@ -12,13 +12,11 @@ from penstock.api.execution import Execution, ExecutionSpec
 from penstock.api.pipeline import Pipeline, PipelineSpec
 from penstock.api.problems import Loc
 from penstock.api.rules import (
-    cron_problem,
     deployment_problems,
     execution_problems,
     misfit,
     object_problems,
     pipeline_problems,
-    time_zone_problem,
 )
 
 S: Loc = ("spec", "steps", 0)
@@ -184,12 +182,17 @@ def test_inputs_of_an_execution_have_one_source_and_one_name() -> None:
         ({"endpoint": {"path": "a"}}, ("endpoint",), "`schedule` is given too"),
         ({"schedule": {"cron": "0 25 * * *"}}, ("schedule", "cron"), '"25" is not valid as hour (field 2 of'),
         ({"schedule": {"cron": "@hourly", "timeZone": "Europe/Pariss"}}, ("schedule", "timeZone"), '"Europe/Paris"?'),
+        ({"schedule": {"cron": "@hourly", "startingDeadlineSeconds": 121}}, ("schedule", "startingDeadlineSeconds"),
+          "has no meaning with catchUp None, which drops a time after 120 seconds: set `catchUp` to Last or All"),
         ({"inputs": [{"name": "a"}]}, ("inputs", 0), "needs one of `value`, `endpoint`, `configMapKeyRef`, `object`"),
         ({"inputs": [{"name": "a", "value": None, "void": True}]}, ("inputs", 0, "void"), "`value` is given too"),
         ({"inputs": [{"name": "a", "void": False}]}, ("inputs", 0, "void"), "can only be true"),
         ({"inputs": [{"name": "a", "endpoint": {"name": "a"}}]}, ("inputs", 0, "endpoint"), "a schedule has no caller"),
         ({"outputs": [{"name": "a", "endpoint": "a"}]}, ("outputs", 0, "endpoint"), "a schedule has no caller"),
         ({"outputs": [{"name": "a", "void": True}] * 2}, ("outputs", 1, "name"), "given twice"),
+        ({"schedule": None, "endpoint": {"path": "a"}, "outputs": [{"name": "a", "endpoint": "x"}, {"name": "b",
+          "endpoint": "x"}]}, ("outputs", 1, "endpoint"), '"x" is given by two outputs'),
+        ({"outputs": [{"name": "a", "void": False}]}, ("outputs", 0, "void"), "can only be true"),
         ({"concurrency": {"limit": 2}}, ("concurrency", "limit"), "no meaning with policy Allow"),
         ({"schedule": None, "endpoint": {"path": "a"}, "inputs": [{"name": "a", "endpoint": {"name": "a",
           "required": True, "default": 1}}]}, ("inputs", 0, "endpoint", "default"), "never used"),
@@ -203,37 +206,21 @@ def test_a_deployment_that_breaks_a_rule(spec: dict[str, Any], loc: Loc, message
     assert message in said
 
 
-@pytest.mark.parametrize("cron", ["0 9 * * *", "*/5 0-6,12 1-31/2 jan-dec mon-fri", "@monthly", "0 0 29 2 *"])
-def test_cron_expressions_that_are_taken(cron: str) -> None:
-    assert cron_problem(cron) is None
-
-
 @pytest.mark.parametrize(
-    ("cron", "message"),
+    ("outputs", "loc", "message"),
     [
-        ("0 9 * *", "wanted 5 fields (minute, hour, day of month, month, day of week), got 4"),
-        ("0 0 9 * * *", "got 6"),
-        ("60 * * * *", '"60" is not valid as minute'),
-        ("H * * * *", '"H" is not valid as minute'),
-        ("0 R * * *", '"R" is not valid as hour'),
-        ("0 0 ? * *", '"?" is not valid as day of month'),
-        ("0 0 * 13 *", '"13" is not valid as month'),
-        ("0 0 * * funday", '"funday" is not valid as day of week'),
-        ("5-1 * * * *", '"5-1" is not valid as minute'),
-        ("*/0 * * * *", '"*/0" is not valid as minute'),
-        ("0 0 30 2 *", "never comes"),
-        ("@dayly", 'did you mean "@daily"?'),
-        ("@reboot", "wanted one of @hourly"),
+        ([{"name": "a"}], (0,), "the output needs one of `endpoint`, `object` and `void`"),
+        ([{"name": "a", "object": "x", "void": True}], (0, "void"), "`object` is given too"),
+        ([{"name": "a", "void": False}], (0, "void"), "can only be true"),
+        ([{"name": "a", "void": True}] * 2, (1, "name"), "given twice"),
     ],
+    ids=str,
 )
-def test_cron_expressions_that_are_refused_name_the_field(cron: str, message: str) -> None:
-    assert message in (cron_problem(cron) or "")
-
-
-def test_time_zones() -> None:
-    assert time_zone_problem("UTC") is None
-    assert time_zone_problem("Europe/Paris") is None
-    assert "wanted an IANA name" in (time_zone_problem("CEST+1") or "")
+def test_an_execution_whose_outputs_break_a_rule(outputs: list[dict[str, Any]], loc: Loc, message: str) -> None:
+    spec = ExecutionSpec.model_validate({"pipeline": {"name": "a"}, "outputs": outputs})
+    ((where, said),) = [(problem.loc, problem.message) for problem in execution_problems(spec)]
+    assert where == ("spec", "outputs", *loc)
+    assert message in said
 
 
 def test_names_of_objects() -> None:
