@@ -1,9 +1,11 @@
-"""`penstock gateway`: the process that serves people's files by an API, and a folder store's by signed URLs."""
+"""`penstock gateway`: the process that serves endpoints, people's files by an API, a folder store's by signed URLs."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,10 @@ import click
 from penstock.cli.main import ERROR, OK, USAGE, complain
 
 if TYPE_CHECKING:
-    from penstock.gateway.access import Cluster
+    from penstock.gateway.app import Lifespan
+    from penstock.gateway.service import Service
+    from penstock.gateway.settings import GatewaySettings
+    from penstock.kube.access import Source
     from penstock.storage.objects import Store
     from penstock.storage.settings import StoreSettings
 
@@ -29,59 +34,105 @@ if TYPE_CHECKING:
 @click.option(
     "--kubeconfig",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Says which cluster decides who may use the API; in a pod, its own does. Its credentials are not used.",
+    help="Says which cluster is served; in a pod, its own is. Its credentials are for endpoints; the API asks with "
+    "those of whoever uses it.",
 )
 @click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
 def command(host: str, port: int, kubeconfig: Path | None, context: str | None) -> int:
-    """Serve the API of the data store and of outputs, and the files of a folder store, until it gets SIGTERM.
+    """Serve endpoints, the API of the data store and of outputs, and files of a folder store, until it gets SIGTERM.
 
-    PENSTOCK_STORE_URL names the store, for a folder PENSTOCK_SIGNING_KEYS the keys; see docs/object-storage.md. Outside
-    of a cluster and without --kubeconfig there is no API.
+    PENSTOCK_STORE_URL names the store, for a folder PENSTOCK_SIGNING_KEYS the keys; see docs/object-storage.md. All
+    other settings are environment variables too, see docs/endpoints.md. Outside of a cluster and without --kubeconfig
+    there are no endpoints and no API.
     """
     try:
         import aiohttp  # noqa: F401, PLC0415
         import fastapi  # noqa: F401, PLC0415
+        import python_multipart  # noqa: F401, PLC0415
         import uvicorn  # noqa: PLC0415
     except ImportError as error:
         complain(f'the gateway needs more than is installed ({error.name}); install "penstock[operator,gateway]"')
         return USAGE
+    from penstock.gateway.access import Cluster  # noqa: PLC0415
     from penstock.gateway.app import application  # noqa: PLC0415
+    from penstock.gateway.server import Server  # noqa: PLC0415
+    from penstock.gateway.settings import from_environment  # noqa: PLC0415
     from penstock.kube.access import CredentialsError  # noqa: PLC0415
     from penstock.kube.logs import set_up  # noqa: PLC0415
-    from penstock.kube.settings import LogFormat  # noqa: PLC0415
+    from penstock.kube.settings import BadSettings, LogFormat  # noqa: PLC0415
+    from penstock.storage import settings as storage  # noqa: PLC0415
     from penstock.storage.errors import StoreError  # noqa: PLC0415
-    from penstock.storage.settings import BadSettings, from_environment  # noqa: PLC0415
+    from penstock.storage.plans import MAX_FILE_BYTES  # noqa: PLC0415
 
-    settings: StoreSettings | None = None
+    files: StoreSettings | None = None
     try:
         settings = from_environment(os.environ)
-        store = _open(settings)
-        cluster = _cluster(kubeconfig, context)
-    except (BadSettings, CredentialsError) as error:
+        source = _source(kubeconfig, context)
+        # Without a store there are endpoints, and no files.
+        if os.environ.get("PENSTOCK_STORE_URL") or source is None:
+            files = storage.from_environment(os.environ)
+        store = None if files is None else _open(files)
+    except (BadSettings, storage.BadSettings, CredentialsError) as error:
         complain(str(error))
         return USAGE
     except StoreError as error:
-        complain(f"PENSTOCK_STORE_URL={settings.store_url if settings else ''}: {error}")
+        complain(f"PENSTOCK_STORE_URL={files.store_url if files else ''}: {error}")
         return ERROR
     log_format = LogFormat.TEXT if os.environ.get("PENSTOCK_LOG_FORMAT") == "text" else LogFormat.JSON
     set_up(log_format, os.environ.get("PENSTOCK_LOG_LEVEL") or "INFO")
-    server = uvicorn.Server(
+    service, lifespan = (None, None) if source is None else _endpoints(source, store, settings)
+    served = application(
+        store,
+        None if files is None else files.signing_keys,
+        None if source is None else Cluster(source),
+        service=service,
+        lifespan=lifespan,
+        max_file_bytes=MAX_FILE_BYTES if files is None else files.max_file_bytes,
+    )
+    server = Server(
         uvicorn.Config(
-            application(store, settings.signing_keys, cluster, max_file_bytes=settings.max_file_bytes),
+            served,
             host=host,
             port=port,
-            access_log=False,  # it would hold signed URLs
+            access_log=False,  # it would hold signed URLs, and tokens that came in queries
             log_config=None,
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=30,
-        )
+        ),
+        service,
+        settings.drain_seconds,
     )
     # The server sends itself once more what ended it; it has ended in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run()
     return OK if server.started else ERROR
+
+
+def _endpoints(source: Source, store: Store | None, settings: GatewaySettings) -> tuple[Service, Lifespan]:
+    """The endpoints of a cluster, and what has to run beside them."""
+    import asyncio  # noqa: PLC0415
+
+    from penstock.gateway.service import Service  # noqa: PLC0415
+    from penstock.kube.backend import KubeBackend  # noqa: PLC0415
+    from penstock.kube.credentials import Sessions  # noqa: PLC0415
+    from penstock.kube.transport import Transport  # noqa: PLC0415
+
+    sessions = Sessions(source)
+    backend = KubeBackend(Transport(sessions), settings.namespaces)
+
+    @asynccontextmanager
+    async def beside() -> AsyncIterator[None]:
+        following = asyncio.create_task(backend.run())
+        try:
+            yield
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await sessions.close()
+
+    return Service(backend, store, settings=settings.service()), beside
 
 
 def _open(settings: StoreSettings) -> Store:
@@ -120,13 +171,16 @@ async def _check(settings: StoreSettings) -> None:
         await store.close()
 
 
-def _cluster(kubeconfig: Path | None, context: str | None) -> Cluster | None:
-    """The cluster that decides who may use the API, if there is one."""
+def _source(kubeconfig: Path | None, context: str | None) -> Source | None:
+    """Where the cluster is, if there is one.
+
+    Raises:
+        CredentialsError: it cannot be read.
+    """
     if kubeconfig is None and context is None and not os.environ.get("KUBERNETES_SERVICE_HOST"):
         return None
-    from penstock.gateway.access import Cluster  # noqa: PLC0415
     from penstock.kube.credentials import find_source  # noqa: PLC0415
 
     source = find_source(os.environ, kubeconfig=kubeconfig, context=context)
     source.load()
-    return Cluster(source)
+    return source

@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -25,8 +25,10 @@ from penstock.kube.access import Access, CredentialsError, Source, impersonation
 from penstock.kube.client import Client
 from penstock.kube.credentials import Sessions
 from penstock.kube.resources import EXECUTIONS, Resource
+from penstock.kube.sweeping import living
 from penstock.kube.transport import Call, Settings, Transport
 from penstock.step.values import JsonObject
+from penstock.storage.retention import Living
 
 T = TypeVar("T")
 
@@ -38,6 +40,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,16384}")
 _REVIEWS = Resource(
     "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
 )
+_SELF = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,26 @@ class Caller:
         return hashlib.sha256(json.dumps([self.token, self.impersonate]).encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who somebody is.
+
+    Attributes:
+        name: name of the user, for a service account `system:serviceaccount:<namespace>:<name>`.
+        uid: what tells users of the same name apart; may be empty.
+    """
+
+    name: str
+    uid: str = ""
+
+
+def is_token(text: str) -> bool:
+    """Whether this may be a bearer token at all."""
+    return bool(_TOKEN.fullmatch(text))
+
+
 def caller(request: Request) -> Caller:
-    """Who makes a request.
+    """Who makes a request, by a bearer token of the cluster.
 
     Raises:
         Problem: it does not say.
@@ -146,7 +167,31 @@ class Cluster:
         Raises:
             ApiError: there is none, the caller may not see it, or the API server does not answer.
         """
-        return await self._as(who, lambda transport: Client(transport).get(EXECUTIONS, name, namespace))
+        return await self.acting(who, lambda client, _: client.get(EXECUTIONS, name, namespace))
+
+    async def person(self, who: Caller) -> Person:
+        """Who a caller is.
+
+        Raises:
+            ApiError: the API server does not know them, or does not answer.
+        """
+        return await self._as(who, _whoami)
+
+    async def acting(self, who: Caller, work: Callable[[Client, Transport], Awaitable[T]]) -> T:
+        """Do something in the name of a caller.
+
+        Raises:
+            ApiError: they may not, or the API server does not answer.
+        """
+        return await self._as(who, lambda transport: work(Client(transport), transport))
+
+    async def living(self, who: Caller, namespace: str, uids: Sequence[str]) -> Living:
+        """Which executions there are, as far as the caller may see them; see `retention.Ask`.
+
+        Raises:
+            ApiError: the caller may not see them, or the API server does not answer.
+        """
+        return await self._as(who, lambda transport: living(Client(transport), namespace, uids))
 
     async def _as(self, who: Caller, work: Callable[[Transport], Awaitable[T]]) -> T:
         async with _sessions(_As(self._source, who)) as sessions:
@@ -160,6 +205,13 @@ async def _sessions(source: Source) -> AsyncIterator[Sessions]:
         yield sessions
     finally:
         await sessions.close()
+
+
+async def _whoami(transport: Transport) -> Person:
+    body = {"apiVersion": _SELF.api_version, "kind": _SELF.kind}
+    answer = json.loads(await transport.send(Call("create", "POST", _SELF.path(), _SELF.plural, body=body)))
+    found = answer.get("status", {}).get("userInfo", {})
+    return Person(str(found.get("username", "")), str(found.get("uid", "")))
 
 
 async def _review(transport: Transport, verb: str, namespace: str) -> str | None:

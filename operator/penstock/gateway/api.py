@@ -6,7 +6,9 @@ they are paths of this same gateway.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Query
@@ -23,11 +25,14 @@ from penstock.storage.datastore import MAX_PAGE, DataObject, DataStore
 from penstock.storage.objects import Store
 from penstock.storage.paths import data_key, file_key
 from penstock.storage.plans import MAX_FILE_BYTES, person_plan
+from penstock.storage.retention import Living, Retention
 
 LINK_SECONDS = 15 * 60
 """How long the URL of a redirect is good: its follower begins at once."""
 TRANSFER_SECONDS = 6 * 3600
 """How long those of transfers are."""
+CACHE_SECONDS = 30 * 86_400.0
+"""How long the operator keeps unused entries of the cache unless it is told otherwise."""
 
 NAMESPACE = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 Namespace = Annotated[str, Path(pattern=f"^{NAMESPACE}$", description="The namespace.")]
@@ -112,6 +117,23 @@ class Outputs(_Model):
     """Signed requests that fetch its files, where they were asked for."""
 
 
+class Unused(_Model):
+    """What the operator's next sweep would remove."""
+
+    executions: list[str]
+    """Uids of executions that are gone, of which there are still objects."""
+    objects: int
+    """How many objects, entries of the cache not counted."""
+    bytes: int
+    """How large they are."""
+    cache_entries: int
+    """How many entries of the cache that were not used for long."""
+    uploads: int
+    """How many uploads that were begun and never completed."""
+    keys: list[str]
+    """The keys of what would go, the first 1000."""
+
+
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ProblemDetails, "description": "Not known, not allowed, not there, or not right."},
     "5XX": {"model": ProblemDetails, "description": "The store or the cluster does not answer, or is full."},
@@ -143,6 +165,7 @@ def application(store: Store, cluster: Cluster, *, max_file_bytes: int = MAX_FIL
     _data_routes(api, store, cluster)
     _upload_routes(api, store, cluster, max_file_bytes)
     _output_routes(api, store, cluster)
+    _unused_route(api, store, cluster)
     return api
 
 
@@ -259,6 +282,25 @@ def _output_routes(api: FastAPI, store: Store, cluster: Cluster) -> None:
             return entry
         (link,) = await store.sign("GET", [file_key(namespace, file["key"])], LINK_SECONDS)
         return RedirectResponse(link.url, 307, _PRIVATE)
+
+
+def _unused_route(api: FastAPI, store: Store, cluster: Cluster) -> None:
+    @api.get("/namespaces/{namespace}/unused")
+    async def unused(
+        namespace: Namespace,
+        who: Who,
+        cache_seconds: Annotated[
+            float, Query(ge=0, description="How long entries of the cache may be unused; the operator has its own.")
+        ] = CACHE_SECONDS,
+    ) -> Unused:
+        """What a sweep would remove; nothing goes. Needs `list` of executions."""
+        await cluster.require(who, "list", namespace)
+
+        async def ask(place: str, uids: Sequence[str]) -> Living:
+            return await cluster.living(who, place, uids)
+
+        retention = Retention(store, ask, cache_seconds=cache_seconds)
+        return Unused(**asdict(await retention.sweep(namespace, now=time.time(), dry_run=True)))
 
 
 async def _downloads(store: Store, namespace: str, files: Mapping[str, File | Sequence[File | None]]) -> dict[str, Any]:

@@ -63,23 +63,7 @@ class Files:
         """For a Starlette or FastAPI application."""
         return [
             Route(f"{ROUTE}{{key:path}}", self._files, methods=["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH"]),
-            Route("/healthz", self._healthy),
-            Route("/readyz", self._ready),
         ]
-
-    async def _healthy(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def _ready(self, request: Request) -> Response:
-        try:
-            await asyncio.to_thread(self._probe)
-        except StoreError as error:
-            return JSONResponse({"status": "not ready", "message": str(error)}, 503)
-        return JSONResponse({"status": "ok"})
-
-    def _probe(self) -> None:
-        with Writer(self._store, "probe") as writer:
-            writer.write(b"probe")
 
     async def _files(self, request: Request) -> Response:
         started = time.monotonic()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from penstock.controller import serving
 from penstock.kube import errors as kube
 from penstock.storage import errors as storage
 
@@ -31,22 +33,64 @@ class ProblemDetails(BaseModel, use_attribute_docstrings=True):
 
 
 class Problem(Exception):  # noqa: N818 - an answer
-    """An answer that is no success: status, a word for programs, a sentence for people."""
+    """An answer that is no success: status, a word for programs, a sentence for people, and what else there is."""
 
-    def __init__(self, status: int, reason: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.reason = reason
         self.headers = dict(headers or {})
+        self.data = dict(data or {})
 
 
-def install(api: FastAPI) -> None:
-    """Answer every error of this application with problem details."""
-    api.add_exception_handler(Problem, _problem)
-    api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_exception_handler(HTTPException, _http)
-    api.add_exception_handler(storage.StoreError, _store)
-    api.add_exception_handler(kube.ApiError, _kube)
+def install(api: FastAPI, answer: Callable[[Request, Problem], Response] | None = None) -> None:
+    """Answer every error of an application.
+
+    Args:
+        api: the application.
+        answer: how; None: with problem details.
+    """
+    give = answer or (lambda _, problem: _answer(problem))
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return give(request, problem_of(error))
+
+    for kind in (
+        Problem,
+        RequestValidationError,
+        HTTPException,
+        storage.StoreError,
+        kube.ApiError,
+        serving.Unavailable,
+    ):
+        api.add_exception_handler(kind, handle)
+
+
+def problem_of(error: Exception) -> Problem:
+    """What to answer where this went wrong."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+            return Problem(422, "Invalid", "; ".join(lines))
+        case HTTPException():
+            reason = HTTPStatus(error.status_code).phrase.replace(" ", "")
+            return Problem(error.status_code, reason, f"{error.detail}; see openapi.json", error.headers)
+        case storage.StoreError():
+            return _of_store(error)
+        case kube.ApiError():
+            return _of_cluster(error)
+        case serving.Unavailable():
+            return Problem(503, "Unavailable", str(error), {"Retry-After": "5"})
+    return Problem(500, "InternalError", "the gateway has failed at this request; its log says how")
 
 
 def _answer(problem: Problem) -> Response:
@@ -56,47 +100,32 @@ def _answer(problem: Problem) -> Response:
     return JSONResponse(content.model_dump(), problem.status, problem.headers, media_type=MEDIA_TYPE)
 
 
-def _problem(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)  # noqa: S101 - for mypy
-    return _answer(error)
-
-
-def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - for mypy
-    lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-    return _answer(Problem(422, "Invalid", "; ".join(lines)))
-
-
-def _http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - for mypy
-    reason = HTTPStatus(error.status_code).phrase.replace(" ", "")
-    return _answer(Problem(error.status_code, reason, f"{error.detail}; see /api/v1/openapi.json", error.headers))
-
-
-def _store(_: Request, error: Exception) -> Response:
+def _of_store(error: storage.StoreError) -> Problem:
     match error:
         case storage.NotFound():
-            found = Problem(404, "NotFound", str(error))
+            return Problem(404, "NotFound", str(error))
         case storage.BadObjectPath():
-            found = Problem(400, "BadPath", str(error))
+            return Problem(400, "BadPath", str(error))
         case storage.StoreFull():
-            found = Problem(507, "StoreFull", str(error))
+            return Problem(507, "StoreFull", str(error))
         case storage.StoreRefused():
-            found = Problem(409, "Refused", str(error))
-        case _:
-            found = Problem(503, "Unavailable", str(error), {"Retry-After": "5"})
-    return _answer(found)
+            return Problem(409, "Refused", str(error))
+    return Problem(503, "Unavailable", str(error), {"Retry-After": "5"})
 
 
-def _kube(_: Request, error: Exception) -> Response:
+def _of_cluster(error: kube.ApiError) -> Problem:
     match error:
         case kube.Unauthorized():
-            return _answer(unauthorized("the cluster does not accept this token: it is wrong or has expired"))
+            return unauthorized("the cluster does not accept this token: it is wrong or has expired")
         case kube.Forbidden():
-            return _answer(Problem(403, "Forbidden", _said(error)))
+            return Problem(403, "Forbidden", _said(error))
         case kube.NotFound():
-            return _answer(Problem(404, "NotFound", _said(error)))
-    return _answer(Problem(503, "Unavailable", "the Kubernetes API server does not answer", {"Retry-After": "5"}))
+            return Problem(404, "NotFound", _said(error))
+        case kube.AlreadyExists() | kube.Conflict():
+            return Problem(409, "Conflict", _said(error))
+        case kube.Invalid():
+            return Problem(422, "Invalid", _said(error))
+    return Problem(503, "Unavailable", "the Kubernetes API server does not answer", {"Retry-After": "5"})
 
 
 def unauthorized(detail: str) -> Problem:

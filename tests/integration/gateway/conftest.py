@@ -10,7 +10,9 @@ import pytest
 
 from integration.cli.support import Cli
 
-from .support import ApiServer, Gateway, OnGateway
+from .cluster import ClusterServer
+from .endpoints_fixtures import PIPELINE, Endpoints
+from .support import ApiServer, Gateway, OnGateway, until
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +45,28 @@ def cli(tmp_path: Path) -> Cli:
 @pytest.fixture
 def penstock(cli: Cli, gateway: Gateway) -> OnGateway:
     return OnGateway(cli, gateway)
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    server = ClusterServer()
+    found = Endpoints(tmp_path_factory.mktemp("endpoints"), server)
+    yield found
+    found.kill()
+    server.close()
+
+
+@pytest.fixture
+def endpoints(serving: Endpoints) -> Endpoints:
+    """A gateway with one endpoint, `iris`, and no executions."""
+    server = serving.server
+    server.refuse.clear()
+    server.on_create = lambda _: None
+    for kind, namespace, name in list(server.objects):
+        server.remove(kind, name, namespace)
+    server.seen.clear()
+    ready = {"conditions": [{"type": "Ready", "status": "True", "reason": "Compiled"}]}
+    server.put("pipelines", "iris", spec=PIPELINE, status=ready)
+    server.deployment("iris")
+    until(lambda: serving.call({"nobody": 1}).status_code == 422)
+    return serving

@@ -1,4 +1,7 @@
-"""A gateway as a process with a folder store, and what stands for the API server that it asks. No tests."""
+"""A gateway as a process with a folder store, and what stands for the API server that it asks. No tests.
+
+This server knows executions to look at and nothing to watch; `cluster` has one for endpoints.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from integration.cli.support import Cli, Ended
 SECONDS = 60
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 OWNER, READER, STRANGER = "owner-token", "reader-token", "stranger-token"
+OWN = "the-gateways-own"
 RIGHTS: Mapping[str, set[str]] = {OWNER: {"get", "list", "create"}, READER: {"get", "list"}, STRANGER: set()}
 
 
@@ -48,6 +52,7 @@ class ApiServer:
         self.executions: dict[tuple[str, str], dict[str, Any]] = {}
         self.seen: list[tuple[str, str, str, str]] = []
         self.down = False
+        self._closed = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -65,6 +70,11 @@ class ApiServer:
 
     def answer(self, request: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token == OWN and "watch=true" in request.path:
+            request.send_response(200)
+            request.end_headers()
+            self._closed.wait()
+            return
         self.seen.append((request.command, request.path, token, request.headers.get("Impersonate-User", "")))
         status, reply = self._reply(request.path.partition("?")[0], token, body)
         content = json.dumps(reply).encode()
@@ -76,6 +86,8 @@ class ApiServer:
     def _reply(self, path: str, token: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if self.down:
             return 503, _status(503, "ServiceUnavailable", "not now")
+        if token == OWN:
+            return 200, {"items": [], "metadata": {"resourceVersion": "1"}}
         if token not in RIGHTS:
             return 401, _status(401, "Unauthorized", "Unauthorized")
         if path == REVIEWS:
@@ -85,12 +97,16 @@ class ApiServer:
         parts = path.split("/")
         if "get" not in RIGHTS[token] or parts[5] != "ours":
             return 403, _status(403, "Forbidden", "executions.penstock.dev is forbidden")
+        if len(parts) == 7:
+            listed = [found for (namespace, _), found in self.executions.items() if namespace == parts[5]]
+            return 200, {"metadata": {"resourceVersion": "1"}, "items": listed}
         found = self.executions.get((parts[5], parts[7]))
         if found is None:
             return 404, _status(404, "NotFound", f'executions.penstock.dev "{parts[7]}" not found', name=parts[7])
         return 200, found
 
     def close(self) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -153,11 +169,12 @@ class Gateway:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        config = kubeconfig(self.folder / "gateway.kubeconfig", self.server.url, token="the-gateways-own")
+        config = kubeconfig(self.folder / "gateway.kubeconfig", self.server.url, token=OWN)
         environ = os.environ | {
             "PENSTOCK_STORE_URL": f"file://{self.store}",
             "PENSTOCK_SIGNING_KEYS": f"test:{(b'k' * 32).hex()}",
             "PENSTOCK_LOG_LEVEL": "DEBUG",
+            "PENSTOCK_DRAIN_SECONDS": "0",
         }
         command = [sys.executable, "-m", "penstock.cli", "gateway", "--host", "127.0.0.1", "--port", str(port)]
         with (self.folder / "log").open("ab") as output:

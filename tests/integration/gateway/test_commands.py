@@ -79,7 +79,7 @@ def test_nothing_is_overwritten_unless_it_is_said(penstock: OnGateway) -> None:
 
 def test_what_was_changed_behind_our_back_is_noticed(penstock: OnGateway, gateway: Gateway) -> None:
     penstock("data", "put", "-", "x", "--cluster", stdin="abc")
-    meta = gateway.store / "ours" / "meta" / "x.json"
+    (meta,) = (gateway.store / "ours" / "records").iterdir()
     record = json.loads(meta.read_text())
     meta.write_text(json.dumps(record | {"sha256": "0" * 64}))
     ended = penstock("data", "get", "x", "--cluster", code=2)
