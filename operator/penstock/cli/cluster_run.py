@@ -67,7 +67,7 @@ def run(where: Where, *, files: Sequence[str], gateway: str | None, token: str |
         if request is not None:
             return await _run(cluster, uploaded(cluster, request))
         assert wanted is not None  # noqa: S101  # or there is a request
-        stored = wanted[0].name, await _stored(cluster, *wanted)
+        stored = wanted[0].name, await stored_pipeline(cluster, *wanted)
         try:
             prepared = local_run.prepare(documents=documents, stored=stored, files=files, **options)
             return await _run(cluster, uploaded(cluster, prepared))
@@ -111,7 +111,7 @@ def _elsewhere(documents: Sequence[Document]) -> tuple[PipelineRef, str | None] 
     return reference, executions[0].metadata.namespace
 
 
-async def _stored(cluster: Cluster, reference: PipelineRef, namespace: str | None) -> PipelineSpec:
+async def stored_pipeline(cluster: Cluster, reference: PipelineRef, namespace: str | None) -> PipelineSpec:
     """The pipeline that an Execution names, as the cluster has it: a certain revision, or as it is now."""
     place = namespace or cluster.namespace
     if reference.revision is None:

@@ -111,6 +111,7 @@ COLUMNS: Mapping[str, Sequence[tuple[str, Cell]]] = {
         ("SUSPENDED", lambda body, now: "True" if body["spec"].get("suspend") else "False"),
         ("ACTIVE", _at("status", "active")),
         ("LAST", _last),
+        ("NEXT", _at("status", "nextTime")),
         ("READY", _condition("Ready", "status")),
         ("AGE", _age),
     ),
@@ -127,7 +128,8 @@ WIDE: Mapping[str, Sequence[tuple[str, Cell]]] = {
         ("MESSAGE", _condition("Ready", "message")),
     ),
     "Deployment": (
-        ("NEXT", _at("status", "nextTime")),
+        ("RULE", _at("status", "summary")),
+        ("URL", _at("status", "url")),
         ("REASON", _condition("Ready", "reason")),
         ("MESSAGE", _condition("Ready", "message")),
     ),

@@ -20,6 +20,8 @@ Body = Mapping[str, Any]
 
 _VALUE = 200
 """Characters of a value that are shown."""
+_NEXT = 3
+"""Times of a schedule that are shown."""
 _FAILED_ITEMS = 20
 """Items of a fan-out that are shown of each step."""
 
@@ -136,21 +138,44 @@ def _about_step(step: Body, spec: Body) -> str:
 
 def _deployment(body: Body, now: float) -> _About:
     from penstock.cli.columns import age  # noqa: PLC0415
+    from penstock.engine.status import from_timestamp  # noqa: PLC0415
 
     spec, status = body["spec"], body.get("status") or {}
     schedule, endpoint = spec.get("schedule") or {}, spec.get("endpoint") or {}
-    last = status.get("lastTime")
+    last, shared = status.get("lastTime"), spec.get("concurrency")
+    access = status.get("endpoint") or {}
+    valid = [each for each in access.get("tokens") or () if "until" not in each or from_timestamp(each["until"]) > now]
+    old = next((each["until"] for each in valid if "until" in each), None)
     facts = [
         ("Pipeline", spec["pipeline"]["name"]),
+        ("Rule", status.get("summary")),
         ("Schedule", " ".join(each for each in (schedule.get("cron"), schedule.get("timeZone")) if each)),
         ("Endpoint", status.get("url") or endpoint.get("path")),
+        ("Token", f"in Secret {access['tokenSecret']}, key token" if access else None),
+        ("Old token", f"valid until {old}" if old else None),
         ("Suspended", "yes" if spec.get("suspend") else "no"),
+        ("Concurrency", f"{shared.get('policy', 'Allow')} {shared.get('limit', '')}".strip() if shared else None),
         ("Active", status.get("active")),
+        ("Waiting", status.get("waiting") or None),
         ("Last", f"{last} ({age(last, now)} ago): {status.get('lastExecution', '')}" if last else None),
-        ("Next", status.get("nextTime")),
+        ("Next", ", ".join(_next_times(schedule, now)) if status.get("nextTime") else None),
         _ready(body),
     ]
     return facts, _values("Inputs", spec.get("inputs")) + _values("Outputs", spec.get("outputs"))
+
+
+def _next_times(schedule: Body, now: float) -> list[str]:
+    """When a schedule comes next, for people in its time zone."""
+    from datetime import datetime  # noqa: PLC0415
+    from zoneinfo import ZoneInfo  # noqa: PLC0415
+
+    from penstock.api.deployment import Schedule  # noqa: PLC0415
+    from penstock.engine.cron import upcoming  # noqa: PLC0415
+
+    read = Schedule.model_validate(schedule)
+    zone = ZoneInfo(read.time_zone)
+    found = upcoming(read, now, _NEXT)
+    return [datetime.fromtimestamp(at, zone).strftime("%Y-%m-%d %H:%M %Z") for at in found]
 
 
 def _ready(body: Body) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from penstock.api.base import ValueType
-from penstock.api.pipeline import PipelineInput, PipelineSpec
+from penstock.api.pipeline import PipelineInput
 from penstock.api.problems import suggest
 from penstock.step.values import Declared, OutputError, RawText, coerce
 from penstock.storage.errors import BadObjectPath
@@ -37,7 +37,7 @@ class GivenInputs:
         return any(name in given for given in (self.values, self.files, self.urls, self.objects))
 
 
-def parse(spec: PipelineSpec, given: Sequence[str]) -> GivenInputs:
+def parse(inputs: Sequence[PipelineInput], given: Sequence[str]) -> GivenInputs:
     """Read `name=value` and `name=@file` options.
 
     A value is read by the declared type of its input: text as it is, other types as JSON. For an input of type file,
@@ -47,7 +47,7 @@ def parse(spec: PipelineSpec, given: Sequence[str]) -> GivenInputs:
     Raises:
         click.UsageError: with everything that is wrong.
     """
-    declared = {declaration.name: declaration for declaration in spec.inputs}
+    declared = {declaration.name: declaration for declaration in inputs}
     found = GivenInputs()
     problems: list[str] = []
     for option in given:

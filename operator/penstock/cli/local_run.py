@@ -106,7 +106,7 @@ def prepare(
     execution, chosen = _choose(documents, pipeline, stored)
     spec = chosen[1]
     compile_pipeline(spec)
-    given = parse(spec, inputs)
+    given = parse(spec.inputs, inputs)
     execution = _with_inputs(execution, given.values, given.objects)
     if name is not None:
         execution = execution.model_copy(update={"metadata": _named(execution.metadata, name)})

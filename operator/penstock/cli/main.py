@@ -41,6 +41,9 @@ COMMANDS = {
     "cancel": ("penstock.cli.change:cancel", "Cancel executions on a cluster."),
     "suspend": ("penstock.cli.change:suspend", "Start nothing new of an execution or deployment on a cluster."),
     "resume": ("penstock.cli.change:resume", "Go on with what was suspended on a cluster."),
+    "trigger": ("penstock.cli.trigger:trigger", "Start an execution of a deployment on a cluster."),
+    "token": ("penstock.cli.trigger:token", "Rotate the token of an endpoint on a cluster."),
+    "schedule": ("penstock.cli.schedule", "Show when a schedule comes."),
     "retry": ("penstock.cli.change:retry", "Run a finished execution on a cluster again."),
     "delete": ("penstock.cli.change:delete", "Delete objects of a cluster."),
 }

@@ -48,14 +48,18 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
     async def work() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+
+        def take_signals() -> None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop.set)
+
+        take_signals()
         sessions = Sessions(find_source(os.environ, kubeconfig=kubeconfig, context=context))
         if store is None:
-            await run(settings, sessions, stop)
+            await run(settings, sessions, stop, take_signals=take_signals)
             return
         async with opened(store) as objects:
-            await run(settings, sessions, stop, objects)
+            await run(settings, sessions, stop, objects, take_signals=take_signals)
 
     # What has been imported lives as long as the process: looking through it for garbage again and again, and that
     # after every 700 new objects, takes one part in twenty of the time. The loop in C saves as much again.

@@ -22,8 +22,10 @@ from penstock.controller.ports import (
     Executions,
     Halt,
     Loaded,
+    Publisher,
     Transient,
 )
+from penstock.controller.publishing import handed_on
 from penstock.controller.queue import DirtyQueue, Turn
 from penstock.engine.compile import CompiledPipeline, compile_pipeline
 from penstock.engine.decide import Snapshot, decide
@@ -45,7 +47,7 @@ from penstock.engine.types import (
 
 log = logging.getLogger(__name__)
 
-_BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds to wait after the first, second, … failed pass in a row."""
 
 
@@ -108,6 +110,7 @@ class Controller:
         executions: where executions are stored.
         attempts: what runs attempts.
         cache: earlier successes.
+        publisher: takes files to the data store; None: nobody does.
         clock: time.
         limits: bounds that hold for every execution.
         quiet_seconds: how long a change that is not worth a write of its own may wait for one.
@@ -128,6 +131,7 @@ class Controller:
         attempts: Attempts,
         cache: CacheStore,
         clock: Clock,
+        publisher: Publisher | None = None,
         limits: Limits | None = None,
         quiet_seconds: float = 2.0,
         workers: int = 8,
@@ -141,6 +145,7 @@ class Controller:
         self.executions = executions
         self.attempts = attempts
         self.cache = cache
+        self.publisher = publisher
         self.clock = clock
         self.limits = limits or Limits()
         self.quiet_seconds = quiet_seconds
@@ -205,7 +210,7 @@ class Controller:
         self._held.pop(key, None)
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
-        wait = _BACKOFF[min(count, len(_BACKOFF) - 1)] if delay is None else delay
+        wait = BACKOFF[min(count, len(BACKOFF) - 1)] if delay is None else delay
         if self._on_trouble is not None:
             self._on_trouble(key, message)
         self.queue.add_at(key, self.clock.now() + wait)
@@ -302,6 +307,10 @@ class Controller:
     async def _apply(self, key: str, held: Held, work: _Work) -> None:
         """Starts, one write of the status, stops, cache entries: see `Plan` for why in this order."""
         await _all(self.attempts.start(key, start) for start in work.starts)
+        if work.plan.finished:
+            held.state.head = await handed_on(
+                self.publisher, held.state.identity, held.state.head, held.request.outputs
+            )
         unwritten = held.head or bool(held.steps) or bool(held.tasks)
         now = self.clock.now()
         if work.urgent or (held.flush_at is not None and now >= held.flush_at):

@@ -117,6 +117,13 @@ class DirtyQueue:
             if known is not None:
                 known[1].cancel()
 
+    def expedite(self) -> None:
+        """Look at everything now that is to be looked at later: what was thought of the time does not hold any more."""
+        timers, self._timers = self._timers, {}
+        for (key, turn), (_, handle) in timers.items():
+            handle.cancel()
+            self.add(key, turn)
+
     def close(self) -> None:
         """Cancel all timers."""
         for _, timer in self._timers.values():

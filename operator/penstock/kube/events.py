@@ -303,6 +303,18 @@ def pipeline_read(broken: str) -> Event:
     return Event("Ready", "Read", "it can be run")
 
 
+def deployment_read(ready: bool, message: str) -> Event:
+    """It was found out whether a deployment can start executions."""
+    if ready:
+        return Event("Ready", "Read", message)
+    return Event("NotReady", "Read", message, warning=True)
+
+
+def left_out(execution: str, why: str) -> Event:
+    """An execution that was due was not started, or was cancelled for another."""
+    return Event("LeftOut", "Start", f'execution "{execution}": {why}', True, execution)
+
+
 def _waits(record: TaskState) -> bool:
     held_up = record.phase is StepPhase.PENDING and record.in_flight and record.reason is not None
     return held_up and record.reason != Reason.SUSPENDED

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from penstock.api.base import MAX_MESSAGE
-from penstock.api.execution import ExecutionPhase, ExecutionSpec, StepPhase
+from penstock.api.execution import ExecutionOutput, ExecutionPhase, ExecutionSpec, StepPhase
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.contract import declared_outputs
 from penstock.controller.ports import Clock, Conflict, Loaded, Transient
@@ -48,6 +48,7 @@ class Known:
         begun: whether its first attempts were asked for.
         revision: the revision that it is pinned to.
         inputs: the values that it was given.
+        outputs: where its outputs go.
         declared: the outputs of each step that has any.
         awaited: attempts that the server had not taken when the status was written that was loaded last.
         told: what it was last said to wait for.
@@ -64,6 +65,7 @@ class Known:
     begun: bool
     revision: str = ""
     inputs: Mapping[str, Value] = field(default_factory=dict)
+    outputs: Sequence[ExecutionOutput] = ()
     declared: Mapping[str, Sequence[Declared]] = field(default_factory=dict)
     awaited: frozenset[AttemptId] = frozenset()
     told: str = ""
@@ -212,6 +214,7 @@ class KubeExecutions:
             await self.refuse(key, str(Reason.INVALID_INPUTS), f"spec: {error.errors()[0]['msg']}")
             return None
         pipeline = await self._pipeline(key, known, spec)
+        known.outputs = tuple(spec.outputs)
         steps = (*pipeline.steps, *pipeline.finally_)
         known.declared = {step.name: outputs for step in steps if (outputs := declared_outputs(step))}
         identity = Identity(known.name, key, known.namespace)
@@ -282,6 +285,7 @@ class KubeExecutions:
             cancel=bool(known.spec.get("cancel", False)),
             suspend=bool(known.spec.get("suspend", False)),
             timeout_seconds=known.spec.get("timeoutSeconds"),
+            outputs=known.outputs,
         )
 
     async def request(self, key: str) -> Request | None:

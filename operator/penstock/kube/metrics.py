@@ -57,6 +57,13 @@ class Metrics:
         self.live = Gauge("penstock_executions_live", "Executions that are not finished", registry=self.registry)
         self.attempts = Gauge("penstock_attempts_live", "Attempts whose end is not recorded", registry=self.registry)
         self.queue = Gauge("penstock_queue_depth", "Executions that wait for a pass", registry=self.registry)
+        self.deployments = Gauge("penstock_deployments", "Deployments that are there", registry=self.registry)
+        self.late = Histogram(
+            "penstock_schedule_late_seconds",
+            "From the time of a schedule until its execution was created",
+            buckets=_SLOW,
+            registry=self.registry,
+        )
         self.events = Counter(
             "penstock_events_total",
             "Events for people and their repetitions: written, failed, or dropped because too many waited",

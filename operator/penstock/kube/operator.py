@@ -14,18 +14,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from penstock.controller.contract import SystemClock
+from penstock.controller.deployments import DeploymentController
 from penstock.controller.loop import Controller, until_one_ends
 from penstock.controller.ports import Conflict, Transient
+from penstock.controller.publishing import StorePublisher
 from penstock.controller.queue import DirtyQueue, Turn
 from penstock.controller.stores import StoredCache
-from penstock.engine.state import STEP, ExecutionState
 from penstock.engine.status import from_timestamp
-from penstock.engine.types import Limits, Observation, TaskId
+from penstock.engine.types import Limits
 from penstock.kube import events, logs, names
 from penstock.kube.attempts import KubeAttempts
 from penstock.kube.client import Client
 from penstock.kube.comparing import Comparison
 from penstock.kube.credentials import Sessions
+from penstock.kube.deployments import KubeDeployments
 from penstock.kube.errors import ApiError
 from penstock.kube.executions import Known, KubeExecutions
 from penstock.kube.files import Transfers
@@ -35,10 +37,20 @@ from penstock.kube.leader import Leader, LeaderSettings, election_client
 from penstock.kube.listed import Listed
 from penstock.kube.metrics import Metrics, serve
 from penstock.kube.objectstore import NoCache, ObjectStore, in_cluster_words
-from penstock.kube.resources import CONTROLLER_REVISIONS, EXECUTIONS, JOBS, PIPELINES, PODS, ObjectId, Resource
+from penstock.kube.resources import (
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    EXECUTIONS,
+    JOBS,
+    PIPELINES,
+    PODS,
+    ObjectId,
+    Resource,
+)
 from penstock.kube.revisions import PIPELINE_LABEL, Revisions
 from penstock.kube.settings import Collector, Jobs, OperatorSettings
 from penstock.kube.sweeping import Sweeper
+from penstock.kube.telling import Teller
 from penstock.kube.transport import Settings, Transport
 from penstock.kube.transports import CollectorMode, PodSettings
 from penstock.kube.watching import watch
@@ -83,7 +95,11 @@ class Operator:
         self._recorder = events.Recorder(
             quick, self._clock, identity_of(settings), settings.events, lambda how: metrics.events.labels(how).inc()
         )
-        self.revisions = Revisions(client, self._clock, self.mark, settings.revision_limit, self._on_pipeline)
+
+        def on_told(pipeline: ObjectId, broken: str) -> None:
+            self._teller.pipeline(pipeline, broken)
+
+        self.revisions = Revisions(client, self._clock, self.mark, settings.revision_limit, on_told)
         self.executions = KubeExecutions(
             client,
             self.revisions,
@@ -92,6 +108,13 @@ class Operator:
             on_cut=lambda key: self.attempts.abandon(key),  # noqa: PLW0108 - they are made next
             objects=ObjectInputs(objects.store) if objects is not None else None,
         )
+        self.deployments = KubeDeployments(
+            client,
+            self.revisions,
+            lambda key, urgent: self.scheduler.mark(key, urgent=urgent),
+            settings.public_url,
+        )
+        self._teller = Teller(self._recorder, metrics, self._clock, self.executions, self.deployments)
         self._finished = Finished(client, self.executions, self._clock)
         self._transfers, self._sweeper = None, None
         if objects is not None:
@@ -110,22 +133,32 @@ class Operator:
             executions=self.executions,
             attempts=self.attempts,
             cache=StoredCache(objects.store, in_cluster_words) if objects is not None else NoCache(),
+            publisher=StorePublisher(objects.store, in_cluster_words) if objects is not None else None,
             clock=self._clock,
             limits=Limits(
                 input_bytes=settings.input_bytes, output_bytes=settings.output_bytes, status_bytes=STATUS_BYTES
             ),
             quiet_seconds=QUIET_SECONDS,
             workers=settings.workers,
-            on_pass=self._on_pass,
+            on_pass=self._teller.passed,
             on_trouble=lambda _, message: log.warning("it is tried again: %s", message),
-            on_ended=self._on_ended,
+            on_ended=self._teller.ended,
             on_taken=self._on_taken,
             on_timed=metrics.passes.observe,
+        )
+        self.scheduler = DeploymentController(
+            deployments=self.deployments,
+            clock=self._clock,
+            input_bytes=settings.input_bytes,
+            on_told=self._teller.deployment,
+            on_dropped=self._teller.left_out,
+            on_fired=metrics.late.observe,
         )
         self._again = asyncio.Event()
         self.synced = False
         # Asked when they are read, and not in every pass.
         metrics.live.set_function(lambda: len(self.executions))
+        metrics.deployments.set_function(lambda: len(self.deployments))
         metrics.attempts.set_function(lambda: len(self.attempts))
         metrics.queue.set_function(lambda: len(self.controller.queue))
 
@@ -138,6 +171,7 @@ class Operator:
     def execution(self, body: JsonObject, *, deleted: bool = False) -> None:
         """An Execution was seen."""
         uid = body["metadata"]["uid"]
+        self.deployments.execution(body, deleted=deleted)
         if deleted and self._sweeper is not None:
             self._sweeper.gone(body["metadata"]["namespace"])
         if self.executions.observe(body, deleted=deleted):
@@ -148,8 +182,15 @@ class Operator:
 
     def pipeline(self, body: JsonObject, *, deleted: bool = False) -> None:
         """A Pipeline was seen."""
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
         if self.revisions.observe(body, deleted=deleted):
-            self._pipelines.add(f"{body['metadata']['namespace']}/{body['metadata']['name']}")
+            self._pipelines.add(f"{namespace}/{name}")
+        elif deleted:
+            self.deployments.pipeline_changed(namespace, name)
+
+    def deployment(self, body: JsonObject, *, deleted: bool = False) -> None:
+        """A Deployment was seen."""
+        self.deployments.observe(body, deleted=deleted)
 
     def pod(self, body: JsonObject, *, deleted: bool = False) -> None:
         """A Pod of an attempt was seen."""
@@ -163,15 +204,26 @@ class Operator:
 
     # Working
 
-    async def run(self, sessions: Sessions, stop: asyncio.Event) -> None:
-        """Work until stopped or cancelled."""
+    async def run(
+        self, sessions: Sessions, stop: asyncio.Event, take_signals: Callable[[], None] | None = None
+    ) -> None:
+        """Work until stopped or cancelled; `take_signals` is called again where others have taken them."""
+        await self._wait_for_definitions()
         await self._read_revisions()
-        first = Comparison(self, self.executions, self.attempts)
-        take = {EXECUTIONS: first.execution, PIPELINES: self.pipeline, JOBS: first.job, PODS: first.pod}
+        first = Comparison(self, self.executions, self.attempts, self.deployments)
+        take = {
+            EXECUTIONS: first.execution,
+            PIPELINES: self.pipeline,
+            DEPLOYMENTS: first.deployment,
+            JOBS: first.job,
+            PODS: first.pod,
+        }
         listed = Listed(take, max(1, len(self._settings.namespaces)), self._again.set)
         works = (
             self.controller.run,
+            self.attempts.conclusions.run,
             self._read_pipelines,
+            self.scheduler.run,
             self._finished.delete_expired,
             self._finished.acknowledge_changed,
             self._sync_again,
@@ -182,7 +234,10 @@ class Operator:
         tasks = [asyncio.create_task(_after(begun, work)) for work in works]
         tasks.append(asyncio.create_task(self._begin(listed, first, begun)))
         # Last: kopf cancels what was started after it.
-        tasks.append(asyncio.create_task(watch(self, listed, sessions, self._settings.namespaces, stop=stop)))
+        places = self._settings.namespaces
+        tasks.append(
+            asyncio.create_task(watch(self, listed, sessions, places, stop=stop, on_started=take_signals)),
+        )
         try:
             await until_one_ends(tasks)
         finally:
@@ -191,6 +246,24 @@ class Operator:
                 await self._transfers.close()
             self._pipelines.close()
             self._finished.close()
+
+    async def _wait_for_definitions(self) -> None:
+        """Wait until the server has our kinds: kopf looks for them when it starts, and never again."""
+        told: list[str] = []
+        while True:
+            try:
+                kinds = (EXECUTIONS, PIPELINES, DEPLOYMENTS)
+                lacks = [each.plural for each in kinds if not await self._client.serves(each)]
+            except (ApiError, Transient) as error:
+                log.warning("what kinds there are cannot be read, it is tried again: %s", error)
+            else:
+                if not lacks:
+                    return
+                if lacks != told:
+                    told = lacks
+                    names_of = " and ".join(f"{each}.{EXECUTIONS.group}" for each in lacks)
+                    log.error("there is no definition of %s, which is waited for: apply the files in crds/", names_of)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _read_revisions(self) -> None:
         """Know the revisions of pipelines, before anything else asks for one."""
@@ -206,7 +279,13 @@ class Operator:
     async def _begin(self, listed: Listed, first: Comparison, begun: asyncio.Event) -> None:
         """Once kopf has listed everything, have the work begin. Never ends."""
         await listed.complete.wait()
-        listed.take = {EXECUTIONS: self.execution, PIPELINES: self.pipeline, JOBS: self.job, PODS: self.pod}
+        listed.take = {
+            EXECUTIONS: self.execution,
+            PIPELINES: self.pipeline,
+            DEPLOYMENTS: self.deployment,
+            JOBS: self.job,
+            PODS: self.pod,
+        }
         logs.about(None)
         self.synced = True
         begun.set()
@@ -217,7 +296,8 @@ class Operator:
         """List everything and compare it with what is known. Events that never came are made up for here."""
         await self._list(CONTROLLER_REVISIONS, self.revisions.observe_revision, labels=PIPELINE_LABEL)
         await self._list(PIPELINES, self.pipeline)
-        found = Comparison(self, self.executions, self.attempts)
+        found = Comparison(self, self.executions, self.attempts, self.deployments)
+        await self._list(DEPLOYMENTS, found.deployment)
         await self._list(EXECUTIONS, found.execution)
         await self._list(JOBS, found.job, labels=names.EXECUTION_UID)
         await self._list(PODS, found.pod, labels=names.EXECUTION_UID)
@@ -228,7 +308,7 @@ class Operator:
         """Do what a listing has shown to be missing."""
         for key in found.gone():
             self.mark(key)
-        await found.end_leftovers(self._client, self._clock.now())
+        await found.end_leftovers(self._clock.now())
         await self.revisions.prune(self.executions.revisions_in_use())
 
     async def _list(self, resource: Resource, take: Callable[[JsonObject], None], labels: str = "") -> None:
@@ -262,11 +342,14 @@ class Operator:
             self._pipelines.add_at(key, self._clock.now() + RETRY_SECONDS)
         except ApiError as error:
             log.error("pipeline %s: %s", key, error)
+        else:
+            self.deployments.pipeline_changed(namespace, name)
 
     # What is told
 
     def _on_finished(self, key: str, known: Known, status: Mapping[str, Any]) -> None:
         phase, reason = str(status["phase"]), str(status.get("reason", ""))
+        self.deployments.finished(key, status)
         self._metrics.executions.labels(phase).inc()
         if (last_exit := _last_exit(status)) is not None:
             self._metrics.finish.observe(max(0.0, self._clock.now() - last_exit))
@@ -285,51 +368,6 @@ class Operator:
     def _on_taken(self, key: str, seconds: float) -> None:
         self._metrics.waited.observe(seconds)
         logs.about(self.executions.identity(key))
-
-    def _on_pipeline(self, pipeline: ObjectId, broken: str) -> None:
-        log.info(
-            "pipeline cannot be run" if broken else "pipeline is ready",
-            extra={"pipeline": pipeline.name, "namespace": pipeline.namespace},
-        )
-        self._recorder.tell(pipeline, events.pipeline_read(broken))
-
-    def _on_ended(self, key: str, state: ExecutionState, ended: Sequence[Observation]) -> None:
-        for seen in ended:
-            event = events.retried(state, seen)
-            if event is not None:
-                self._recorder.tell(ObjectId(EXECUTIONS, state.identity.namespace, state.identity.name, key), event)
-                self._log_step("attempt failed, the step is tried again", state, seen.id.task, seen.id.attempt)
-
-    def _on_pass(self, key: str, state: ExecutionState, changed: Sequence[TaskId]) -> None:
-        regarding = ObjectId(EXECUTIONS, state.identity.namespace, state.identity.name, key)
-        known = self.executions.known(key)
-        if known is not None and not known.begun and state.head.started_at is not None:
-            known.begun = True
-            self._metrics.start.observe(max(0.0, self._clock.now() - from_timestamp(known.created)))
-            self._recorder.tell(regarding, events.started(self.executions.pipeline_name(key), known.revision))
-        for task in changed:
-            record = state.task(task)
-            if record.phase.finished:
-                self._metrics.steps.labels(str(record.phase)).inc()
-                self._log_step("step finished", state, task, record.attempts)
-        for event in events.of_pass(state, changed):
-            self._recorder.tell(regarding, event)
-
-    def _log_step(self, message: str, state: ExecutionState, task: TaskId, attempt: int) -> None:
-        record = state.task(task)
-        # Not the record's message: it is what the step has printed, and may be anything.
-        log.info(
-            message,
-            extra={
-                "execution": state.identity.name,
-                "namespace": state.identity.namespace,
-                "step": task.step,
-                "item": None if task.index == STEP else task.index,
-                "attempt": attempt or None,
-                "phase": str(record.phase),
-                "reason": record.reason,
-            },
-        )
 
 
 def _runs_on(execution: JsonObject) -> bool:
@@ -377,7 +415,12 @@ def pod_settings(settings: OperatorSettings, objects: ObjectStore | None) -> Pod
 
 
 async def run(
-    settings: OperatorSettings, sessions: Sessions, stop: asyncio.Event, objects: ObjectStore | None = None
+    settings: OperatorSettings,
+    sessions: Sessions,
+    stop: asyncio.Event,
+    objects: ObjectStore | None = None,
+    *,
+    take_signals: Callable[[], None] | None = None,
 ) -> None:
     """Compete for the Lease, work while it is held, until `stop` is set.
 
@@ -386,6 +429,8 @@ async def run(
         sessions: connections to the API server; closed at the end.
         stop: ends it.
         objects: the object store; None where there is none.
+        take_signals: has signals set `stop`. Called where kopf has taken them for itself: it would wait 5 s for all
+            tasks before it ends, and meanwhile nobody could take the Lease.
 
     Raises:
         LeaseLost: the Lease went to another replica; start the process anew.
@@ -419,7 +464,7 @@ async def run(
         quick = Client(Transport(sessions, settings=once, on_request=metrics.on_request, fence=leader.fence))
         operator = Operator(client, settings, metrics, quick, objects)
         ended = asyncio.Event()
-        work = asyncio.create_task(operator.run(sessions, ended))
+        work = asyncio.create_task(operator.run(sessions, ended, take_signals))
         deposed = asyncio.create_task(leader.deposed())
         halt = asyncio.create_task(stop.wait())
         try:

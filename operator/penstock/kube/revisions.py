@@ -31,7 +31,19 @@ _MESSAGE = 32_768
 
 
 class NotReady(Exception):  # noqa: N818 - a state, not a fault
-    """A pipeline cannot be run (yet); the message says why."""
+    """A pipeline cannot be run (yet); the message says why.
+
+    Attributes:
+        broken: whether somebody has to change something first.
+    """
+
+    def __init__(self, message: str, *, broken: bool = False) -> None:
+        super().__init__(message)
+        self.broken = broken
+
+
+class Reading(NotReady):
+    """A pipeline was changed, and `reconcile` has not read it yet."""
 
 
 @dataclass(slots=True)
@@ -218,7 +230,7 @@ class Revisions:
             Conflict, Transient: try again.
         """
         revision = pinned or self._wanted(namespace, name, number)
-        spec = self._specs.get((namespace, revision))
+        spec = self._specs.get((namespace, revision)) or self._as_seen(namespace, name, revision)
         if spec is None:
             try:
                 found = await self._client.get(CONTROLLER_REVISIONS, object_name(revision), namespace)
@@ -230,17 +242,25 @@ class Revisions:
             self._specs[namespace, revision] = spec
         return revision, spec
 
+    def _as_seen(self, namespace: str, name: str, revision: str) -> PipelineSpec | None:
+        """The spec of the pipeline, if that is the revision: there is no need to read it."""
+        known = self._pipelines.get((namespace, name))
+        if known is None or known.ready != known.generation or known.broken or revision != f"{name}-{known.current}":
+            return None
+        spec = self._specs[namespace, revision] = PipelineSpec.model_validate(known.spec)
+        return spec
+
     def _wanted(self, namespace: str, name: str, number: int | None) -> str:
         known = self._pipelines.get((namespace, name))
         if known is None or known.generation == 0:
             raise NotReady(f'there is no pipeline "{name}" in namespace "{namespace}" yet')
         if known.ready != known.generation:
-            raise NotReady(f'pipeline "{name}" was changed and is being read')
+            raise Reading(f'pipeline "{name}" was changed and is being read')
         if known.broken:
-            raise NotReady(f'pipeline "{name}" is not Ready: {known.broken}')
+            raise NotReady(f'pipeline "{name}" is not Ready: {known.broken}', broken=True)
         if number is not None and number not in known.numbers:
             there = ", ".join(str(each) for each in sorted(known.numbers))
-            raise NotReady(f'pipeline "{name}" has no revision {number}; there are: {there}')
+            raise NotReady(f'pipeline "{name}" has no revision {number}; there are: {there}', broken=True)
         return f"{name}-{known.current if number is None else number}"
 
     async def prune(self, in_use: Collection[tuple[str, str]]) -> None:

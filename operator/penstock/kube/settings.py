@@ -83,6 +83,8 @@ class OperatorSettings(BaseModel):
     """Revisions of each pipeline that are kept besides those in use."""
     events: Events = Events.WARNINGS
     """Kubernetes Events: `warnings` (what goes wrong), `all` (starts and ends of executions too), or `none`."""
+    public_url: Annotated[str, Field(max_length=500, pattern=r"^(https?://[^\s/]+(/\S*)?)?$")] = ""
+    """Address of the gateway as callers know it, for the addresses of endpoints in statuses; empty: none is shown."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of /healthz, /readyz and /metrics; 0: none."""
     log_format: LogFormat = LogFormat.JSON

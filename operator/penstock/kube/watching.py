@@ -19,7 +19,8 @@ from penstock.kube.credentials import Sessions
 from penstock.kube.echoes import without_echoes
 from penstock.kube.listed import Listed
 from penstock.kube.names import EXECUTION_UID
-from penstock.kube.resources import EXECUTIONS, JOBS, PIPELINES, PODS, Resource
+from penstock.kube.refusals import Backoffs, Refusals
+from penstock.kube.resources import DEPLOYMENTS, EXECUTIONS, JOBS, PIPELINES, PODS, Resource
 
 CHUNK = 500
 """Objects of one page of a list, which are in memory at once."""
@@ -72,6 +73,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = _NoProgress()
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    settings.networking.error_backoffs = Backoffs()
     settings.watching.chunk_size = CHUNK
     settings.queueing.idle_timeout = IDLE_SECONDS
     for resource in (JOBS, PODS):
@@ -86,7 +88,13 @@ def _selector(resource: Resource) -> tuple[str, str, str]:
 def _registry(sink: Sink, login: Callable[..., Awaitable[Any]]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(login)
-    handlers = {EXECUTIONS: sink.execution, PIPELINES: sink.pipeline, PODS: sink.pod, JOBS: sink.job}
+    handlers = {
+        EXECUTIONS: sink.execution,
+        PIPELINES: sink.pipeline,
+        DEPLOYMENTS: sink.deployment,
+        PODS: sink.pod,
+        JOBS: sink.job,
+    }
     for resource, take in handlers.items():
         kopf.on.event(*_selector(resource), id=f"penstock-{resource.plural}", registry=registry)(_handler(take))
     return registry
@@ -100,7 +108,13 @@ def _handler(take: Callable[..., None]) -> Callable[..., Awaitable[None]]:
 
 
 async def watch(
-    sink: Sink, listed: Listed, sessions: Sessions, namespaces: Sequence[str], *, stop: asyncio.Event
+    sink: Sink,
+    listed: Listed,
+    sessions: Sessions,
+    namespaces: Sequence[str],
+    *,
+    stop: asyncio.Event,
+    on_started: Callable[[], None] | None = None,
 ) -> None:
     """Watch until stopped.
 
@@ -112,8 +126,29 @@ async def watch(
         sessions: what it watches with.
         namespaces: where; everywhere if there are none.
         stop: ends it.
+        on_started: called when kopf has started; what it takes for itself (signals) can be taken back then.
     """
-    sessions.view = lambda request, response: without_echoes(request, listed.view(request, response))
+    refusals = Refusals((EXECUTIONS, PIPELINES, DEPLOYMENTS, JOBS, PODS))
+    sessions.view = lambda request, response: without_echoes(
+        request, listed.view(request, refusals.view(request, response))
+    )
+    started = asyncio.Event()
+    after = asyncio.create_task(_once(started, on_started))
+    try:
+        await _watch(sink, sessions, namespaces, stop, started)
+    finally:
+        after.cancel()
+
+
+async def _once(started: asyncio.Event, then: Callable[[], None] | None) -> None:
+    await started.wait()
+    if then is not None:
+        then()
+
+
+async def _watch(
+    sink: Sink, sessions: Sessions, namespaces: Sequence[str], stop: asyncio.Event, started: asyncio.Event
+) -> None:
     await kopf.operator(
         registry=_registry(sink, sessions.login),
         settings=_settings(),
@@ -122,4 +157,5 @@ async def watch(
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         stop_flag=stop,
+        ready_flag=started,
     )

@@ -24,6 +24,7 @@ from penstock.local.database import Database
 from penstock.local.home import Busy, Home, Ids, LocalError, Ownership, RandomIds, full_disk, is_full
 from penstock.local.journal import Journal
 from penstock.local.objects import Objects
+from penstock.local.publishing import LocalPublisher
 from penstock.local.sources import Tree, copy
 from penstock.local.store import Cache, Revision, Store
 
@@ -105,6 +106,7 @@ class LocalSession:
             executions=self.store,
             attempts=self.attempts,
             cache=Cache(self._database, self.objects),
+            publisher=LocalPublisher(self.objects),
             clock=clock,
             limits=settings.limits,
             quiet_seconds=QUIET_SECONDS,

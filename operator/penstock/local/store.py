@@ -10,13 +10,13 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from penstock.api.base import API_VERSION, MAX_MESSAGE
-from penstock.api.execution import Execution, ExecutionPhase, ExecutionSpec, StepPhase
+from penstock.api.execution import Execution, ExecutionOutput, ExecutionPhase, ExecutionSpec, StepPhase
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.ports import Clock, Conflict, Loaded
 from penstock.engine.state import ExecutionState
@@ -94,7 +94,7 @@ class Store:
         self._clock = clock
         self._ids = ids
         self._positions: dict[str, dict[str, int]] = {}
-        self._fixed: dict[str, tuple[Mapping[str, Value], int | None]] = {}
+        self._fixed: dict[str, Request] = {}
 
     # Revisions
 
@@ -301,8 +301,11 @@ class Store:
             pipeline, revision = found.spec, found.name
         names = [step.name for step in (*pipeline.steps, *pipeline.finally_)]
         self._positions[key] = {name: position for position, name in enumerate(names)}
-        timeout = json.loads(row["spec"]).get("timeoutSeconds")
-        self._fixed[key] = (load_values(json.loads(row["inputs"])), timeout)
+        spec = json.loads(row["spec"])
+        outputs = tuple(ExecutionOutput.model_validate(each) for each in spec.get("outputs", ()))
+        self._fixed[key] = Request(
+            inputs=load_values(json.loads(row["inputs"])), timeout_seconds=spec.get("timeoutSeconds"), outputs=outputs
+        )
         return Loaded(
             identity=Identity(row["name"], key, row["namespace"]),
             pipeline=pipeline,
@@ -321,8 +324,7 @@ class Store:
         return None if row is None else self._request(key, row["cancel"], row["suspend"])
 
     def _request(self, uid: str, cancel: int, suspend: int) -> Request:
-        inputs, timeout = self._fixed[uid]
-        return Request(inputs=inputs, cancel=bool(cancel), suspend=bool(suspend), timeout_seconds=timeout)
+        return replace(self._fixed[uid], cancel=bool(cancel), suspend=bool(suspend))
 
     async def save(self, key: str, plan: Plan, state: ExecutionState) -> None:
         """See `controller.ports.Executions`."""

@@ -98,6 +98,17 @@ async def test_it_says_how_long_a_key_has_waited_since_it_was_first_added() -> N
     assert taken == [("a", 3.0), ("b", 0.5)]
 
 
+async def test_what_was_to_be_looked_at_later_is_looked_at_now_when_the_time_means_nothing_any_more() -> None:
+    queue = DirtyQueue(lambda: 0.0)
+    queue.add_at("a", 9_999.0)
+    queue.add_at("b", 9_999.0, Turn.LAST)
+    queue.expedite()
+    assert await drain(queue, 2) == ["a", "b"]
+    queue.add_at("a", 0.01)  # what is set from now on holds
+    assert await drain(queue, 1) == ["a"]
+    queue.close()
+
+
 async def test_a_clock_that_is_set_back_makes_no_time_less_than_none() -> None:
     at = 100.0
     taken: list[float] = []
