@@ -275,7 +275,7 @@ def test_kubectl_shows_a_steps_job_as_complete_its_log_and_the_progress_of_the_e
     assert line.split()[:3] == [good, "Succeeded", "1/1"]
     # Our kind of that name does not hide the apps of the cluster.
     apps = operator.kubectl("get", "deploy", "--namespace", operator.operator, "-o", "name")
-    assert apps.split() == ["deployment.apps/penstock"]
+    assert apps.split() == ["deployment.apps/penstock", "deployment.apps/penstock-gateway"]
 
 
 def test_nothing_but_the_status_is_written_to_what_people_applied(operator: Place) -> None:

@@ -72,7 +72,7 @@ def test_writes_to_the_api_server_stay_within_the_budget(
 ) -> None:
     place, operator = lone
     pipeline = place.pipeline(chain(length))
-    wait_until(lambda: place.kubectl.get("pipelines", pipeline).get("status"), timeout=30, what="the pipeline's status")
+    place.kubectl("wait", "--for=condition=Ready", f"pipeline.penstock.dev/{pipeline}", "--timeout=30s")
     before = operator.writes()
     assert before >= 2  # a revision and a status: they are counted
     name = place.start(pipeline)

@@ -183,14 +183,6 @@ class Reply:
         self._connection = connection
         self._response = response
         self.status = response.status
-        self._wakes_at = 1
-        self._plain = type(connection.http.sock) is socket.socket  # TLS has other lengths
-
-    def _wake_at(self, count: int) -> None:
-        """Let the kernel wake who reads when so many bytes are there: at each packet is too often."""
-        if count != self._wakes_at and self._connection.http.sock is not None:
-            self._connection.http.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(count, 1))
-            self._wakes_at = count
 
     def header(self, name: str) -> str:
         """A header's value; empty where there is none."""
@@ -209,9 +201,6 @@ class Reply:
         """
         expected = self._response.length
         try:
-            if self._plain and expected is not None:
-                # Of the last bytes some may have come with the headers, and are no longer in the kernel.
-                self._wake_at(len(buffer) // 2 if expected > 2 * len(buffer) else 1)
             count = self._response.readinto(buffer)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise CutError(_reason(error)) from None
