@@ -124,8 +124,8 @@ CASES = {
     "suspended": wrong("spec.suspend is true, so nothing would be started here", arguments=("suspended.yaml",)),
     "object that is not there": wrong("spec.inputs[table].object: there is no object 'raw/gone.csv' in the data store",
                                       arguments=("object.yaml",), spec=INPUTS),
-    "object outside the store": wrong("'../p.yaml' is not a path inside the data store", arguments=("outside.yaml",),
-                                      spec=INPUTS),
+    "object outside the store": wrong('"../p.yaml" is not allowed: wanted a path inside the data store',
+                                      arguments=("outside.yaml",), spec=INPUTS),
     # the command line
     "bad name": wrong('--name "Not A Name": "Not A Name" is not allowed: wanted lower case letters, digits, dashes',
                       arguments=("--name", "Not A Name")),
