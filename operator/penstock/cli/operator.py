@@ -19,8 +19,11 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
     """
     try:
         import aiohttp  # noqa: F401, PLC0415
-        import kopf  # noqa: F401, PLC0415
         import uvloop  # noqa: PLC0415
+
+        from penstock.kube.clients import import_kopf  # noqa: PLC0415
+
+        import_kopf()
     except ImportError as error:
         complain(f"the operator needs more than is installed ({error.name}); install penstock[operator]")
         return USAGE

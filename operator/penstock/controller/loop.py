@@ -51,6 +51,9 @@ BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds to wait after the first, second, … failed pass in a row."""
 
 
+_FLUSHES_PER_SECOND = 50
+"""How many writes a second may go to what is not worth one of its own: the more executions run, the longer it waits."""
+
 _OVER = frozenset({AttemptPhase.ENDED, AttemptPhase.LOST})
 
 
@@ -113,7 +116,7 @@ class Controller:
         publisher: takes files to the data store; None: nobody does.
         clock: time.
         limits: bounds that hold for every execution.
-        quiet_seconds: how long a change that is not worth a write of its own may wait for one.
+        quiet_seconds: how long a change that is not worth a write of its own may wait for one; longer while many run.
         workers: how many executions are worked on at once.
         on_pass: called after each pass of an execution with its key, its state and the records that changed.
         on_ended: called after a pass, before `on_pass`, with the same key and state and what was seen of attempts that
@@ -319,7 +322,7 @@ class Controller:
             await self.executions.save(key, plan, held.state)
             held.head, held.steps, held.tasks, held.flush_at = False, {}, {}, None
         elif unwritten and held.flush_at is None:
-            held.flush_at = now + self.quiet_seconds
+            held.flush_at = now + max(self.quiet_seconds, len(self._held) / _FLUSHES_PER_SECOND)
         await _all(self.attempts.stop(key, stop) for stop in work.stops)
         if work.ended:
             await self.attempts.recorded(key, work.ended)

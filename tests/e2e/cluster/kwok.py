@@ -28,7 +28,7 @@ def start(layout: Layout, processes: Processes, kubectl: Path, *, count: int) ->
     """
     binary = builds.kwok(layout.cache)
     nodes = {"apiVersion": "v1", "kind": "List", "items": [fake_node(f"fake-{number}") for number in range(count)]}
-    command = (kubectl, "--kubeconfig", layout.kubeconfig, "apply", "--server-side", "-f", "-")
+    command = (kubectl, "--kubeconfig", layout.kubeconfig, "apply", "--server-side", "--force-conflicts", "-f", "-")
     run(*command, timeout=APPLY_SECONDS, stdin=json.dumps(nodes))
     if not any(process.name == NAME and process.alive() for process in processes.all()):
         processes.start(
