@@ -21,17 +21,14 @@ from penstock.api.pipeline import PipelineSpec
 from penstock.api.problems import Problem
 from penstock.api.rules import deployment_problems as rule_problems
 from penstock.controller.checking import deployment_problems
-from penstock.controller.loop import BACKOFF
+from penstock.controller.passes import Passes
 from penstock.controller.ports import (
     Brief,
     Clock,
-    Conflict,
     Deployments,
-    Halt,
     NewExecution,
     Refused,
     StoredDeployment,
-    Transient,
 )
 from penstock.controller.queue import DirtyQueue
 from penstock.controller.tokens import Access, Tokens
@@ -127,7 +124,7 @@ class DeploymentController:
         self._on_fired = on_fired
         self._tokens = Tokens(deployments)
         self._written: dict[str, float] = {}
-        self._failures: dict[str, int] = {}
+        self._passes = Passes(self.queue, clock, self.reconcile, what="deployment", on_failed=self._on_failed)
 
     def mark(self, key: str, *, urgent: bool = True) -> None:
         """Something has happened to a deployment or its executions; if it is not urgent, it can wait for more."""
@@ -142,15 +139,7 @@ class DeploymentController:
         Raises:
             Halt: nothing can go on until a person has done something.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._watch_clock())
-                for _ in range(self._workers):
-                    group.create_task(self.queue.work(self._guarded))
-        except* Halt as halts:
-            raise halts.exceptions[0] from None
-        finally:
-            self.queue.close()
+        await self._passes.run(self._workers, self._watch_clock)
 
     async def _watch_clock(self) -> None:
         """Look at everything again when the clock was put forward or back, or the machine has slept."""
@@ -161,37 +150,16 @@ class DeploymentController:
             if abs(ahead - before) > JUMP_SECONDS:
                 self.queue.expedite()
 
-    async def _guarded(self, key: str) -> None:
-        """One pass, with what to do if it fails."""
-        try:
-            await self.reconcile(key)
-        except Halt:
-            raise
-        except Conflict:
-            self.queue.add(key)
-        except Transient as error:
-            self._again_later(key, str(error), error.delay)
-        except Exception as error:
-            # A bug, or an adapter that did not wrap an error. The deployment must not be lost for it.
-            if self._failures.get(key, 0) == 0:
-                log.exception("pass over deployment %s failed; it will be tried again", key)
-            self._again_later(key, f"{type(error).__name__}: {error}", None)
-        else:
-            self._failures.pop(key, None)
-
-    def _again_later(self, key: str, message: str, delay: float | None) -> None:
-        count = self._failures.get(key, 0)
-        self._failures[key] = count + 1
-        log.warning("a deployment is looked at again: %s", message)
-        wait = BACKOFF[min(count, len(BACKOFF) - 1)] if delay is None else delay
-        self.queue.add_at(key, self._clock.now() + wait)
+    def _on_failed(self, key: str, message: str | None) -> None:
+        if message is not None:
+            log.warning("a deployment is looked at again: %s", message)
 
     def forget(self, key: str) -> None:
         """A deployment is gone."""
         self.queue.forget(key)
         self._tokens.forget(key)
         self._written.pop(key, None)
-        self._failures.pop(key, None)
+        self._passes.forget(key)
 
     async def reconcile(self, key: str) -> None:
         """One pass over one deployment.

@@ -7,23 +7,20 @@ could not be carried out as a whole, that state is dropped and loaded again: a r
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.api.problems import InvalidManifest
+from penstock.controller.passes import Passes
 from penstock.controller.ports import (
     Attempts,
     CacheStore,
     Clock,
-    Conflict,
     Executions,
-    Halt,
     Loaded,
     Publisher,
-    Transient,
 )
 from penstock.controller.publishing import handed_on
 from penstock.controller.queue import DirtyQueue, Turn
@@ -44,12 +41,6 @@ from penstock.engine.types import (
     StopAttempt,
     TaskId,
 )
-
-log = logging.getLogger(__name__)
-
-BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds to wait after the first, second, … failed pass in a row."""
-
 
 _FLUSHES_PER_SECOND = 50
 """How many writes a second may go to what is not worth one of its own: the more executions run, the longer it waits."""
@@ -156,7 +147,7 @@ class Controller:
         self.queue = DirtyQueue(clock.now, on_taken)
         self._held: dict[str, Held] = {}
         self._compiled: dict[str, CompiledPipeline] = {}
-        self._failures: dict[str, int] = {}
+        self._passes = Passes(self.queue, clock, self._timed, what="execution", on_failed=self._on_failed)
         self._on_pass = on_pass
         self._on_ended = on_ended
         self._on_finished = on_finished
@@ -173,50 +164,20 @@ class Controller:
         Raises:
             Halt: nothing can go on until a person has done something.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.workers):
-                    group.create_task(self.queue.work(self._timed))
-        except* Halt as halts:
-            raise halts.exceptions[0] from None
-        finally:
-            self.queue.close()
+        await self._passes.run(self.workers)
 
     async def _timed(self, key: str) -> None:
         began = time.perf_counter()
         try:
-            await self._guarded(key)
+            await self.reconcile(key)
         finally:
             if self._on_timed is not None:
                 self._on_timed(time.perf_counter() - began)
 
-    async def _guarded(self, key: str) -> None:
-        """One pass, with what to do if it fails."""
-        try:
-            await self.reconcile(key)
-        except Halt:
-            raise
-        except Conflict:
-            self._held.pop(key, None)
-            self.queue.add(key)
-        except Transient as error:
-            self._again_later(key, str(error), error.delay)
-        except Exception as error:
-            # A bug, or an adapter that did not wrap an error. The execution must not be lost for it.
-            if self._failures.get(key, 0) == 0:
-                log.exception("pass over execution %s failed; it will be tried again", key)
-            self._again_later(key, f"{type(error).__name__}: {error}", None)
-        else:
-            self._failures.pop(key, None)
-
-    def _again_later(self, key: str, message: str, delay: float | None) -> None:
+    def _on_failed(self, key: str, message: str | None) -> None:
         self._held.pop(key, None)
-        count = self._failures.get(key, 0)
-        self._failures[key] = count + 1
-        wait = BACKOFF[min(count, len(BACKOFF) - 1)] if delay is None else delay
-        if self._on_trouble is not None:
+        if message is not None and self._on_trouble is not None:
             self._on_trouble(key, message)
-        self.queue.add_at(key, self.clock.now() + wait)
 
     async def reconcile(self, key: str) -> None:
         """One pass over one execution: gather, decide, apply."""
@@ -250,7 +211,7 @@ class Controller:
 
     def _forget(self, key: str) -> None:
         self._held.pop(key, None)
-        self._failures.pop(key, None)
+        self._passes.forget(key)
         self.queue.forget(key)
 
     async def _gather(self, key: str) -> tuple[Held, list[Observation]] | None:
