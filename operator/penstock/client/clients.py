@@ -33,6 +33,11 @@ def _operations(url: str | None, token: str | None, retry: Retry | None) -> Oper
     return Operations(found, token or os.environ.get("PENSTOCK_TOKEN") or None, retry or Retry())
 
 
+def _waits(wait_for_results: bool, wait_for_completion: bool | None) -> bool:
+    """The newer name goes before the older one."""
+    return wait_for_results if wait_for_completion is None else wait_for_completion
+
+
 class Client:
     """A client that waits in the thread.
 
@@ -103,12 +108,11 @@ class Client:
             TimedOut: it has not ended in time.
             PenstockError: the call was not taken; its subclass says why.
         """
-        wait = wait_for_results if wait_for_completion is None else wait_for_completion
         steps = self._operations.trigger_endpoint(
             endpoint_name,
             endpoint_token,
             inputs,
-            wait,
+            _waits(wait_for_results, wait_for_completion),
             key=idempotency_key,
             timeout=timeout,
             on_progress=on_progress,
@@ -168,13 +172,12 @@ class Client:
         Raises:
             ExecutionFailed, TimedOut, PenstockError: as for `trigger_endpoint`.
         """
-        wait = wait_for_results if wait_for_completion is None else wait_for_completion
         steps = self._operations.run_pipeline(
             pipeline_name,
             inputs,
             inputs_mapping,
             outputs_mapping,
-            wait,
+            _waits(wait_for_results, wait_for_completion),
             timeout=timeout,
             on_progress=on_progress,
         )
@@ -295,12 +298,11 @@ class AsyncClient:
             TimedOut: it has not ended in time.
             PenstockError: the call was not taken; its subclass says why.
         """
-        wait = wait_for_results if wait_for_completion is None else wait_for_completion
         steps = self._operations.trigger_endpoint(
             endpoint_name,
             endpoint_token,
             inputs,
-            wait,
+            _waits(wait_for_results, wait_for_completion),
             key=idempotency_key,
             timeout=timeout,
             on_progress=on_progress,
@@ -360,13 +362,12 @@ class AsyncClient:
         Raises:
             ExecutionFailed, TimedOut, PenstockError: as for `trigger_endpoint`.
         """
-        wait = wait_for_results if wait_for_completion is None else wait_for_completion
         steps = self._operations.run_pipeline(
             pipeline_name,
             inputs,
             inputs_mapping,
             outputs_mapping,
-            wait,
+            _waits(wait_for_results, wait_for_completion),
             timeout=timeout,
             on_progress=on_progress,
         )

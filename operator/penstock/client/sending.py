@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import httpx
 
@@ -15,6 +15,7 @@ from penstock.client.errors import ConnectionFailed
 from penstock.client.wire import Answer, Pause, Request, Steps
 
 T = TypeVar("T")
+_Outcome: TypeAlias = Answer | ConnectionFailed | None
 
 _HEADERS = {"User-Agent": f"penstock-client/{__version__}"}
 _CHUNK = 1 << 20
@@ -33,24 +34,23 @@ class Sender:
 
     def drive(self, steps: Steps[T]) -> T:
         """Do what an operation asks for, until it gives its result."""
-        answer: Answer | None = None
-        failed: ConnectionFailed | None = None
+        outcome: _Outcome = None
         while True:
             try:
-                step = next(steps) if answer is None and failed is None else _go_on(steps, answer, failed)
+                step = _go_on(steps, outcome)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            answer, failed = None, None
             if isinstance(step, Pause):
                 time.sleep(step.seconds)
+                outcome = None
                 continue
             try:
                 with _arguments(step, self._timeout) as arguments:
                     found = self._http.request(**arguments)
-                answer = _answer(found)
+                outcome = _answer(found)
             except httpx.HTTPError as error:
-                failed = _failed(step, error)
+                outcome = _failed(step, error)
 
     def close(self) -> None:
         """Give connections back."""
@@ -66,32 +66,32 @@ class AsyncSender:
 
     async def drive(self, steps: Steps[T]) -> T:
         """Do what an operation asks for, until it gives its result."""
-        answer: Answer | None = None
-        failed: ConnectionFailed | None = None
+        outcome: _Outcome = None
         while True:
             try:
-                step = next(steps) if answer is None and failed is None else _go_on(steps, answer, failed)
+                step = _go_on(steps, outcome)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            answer, failed = None, None
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
+                outcome = None
                 continue
             try:
                 with _arguments(step, self._timeout, asynchronous=True) as arguments:
                     found = await self._http.request(**arguments)
-                answer = _answer(found)
+                outcome = _answer(found)
             except httpx.HTTPError as error:
-                failed = _failed(step, error)
+                outcome = _failed(step, error)
 
     async def close(self) -> None:
         """Give connections back."""
         await self._http.aclose()
 
 
-def _go_on(steps: Steps[T], answer: Answer | None, failed: ConnectionFailed | None) -> Request | Pause:
-    return steps.throw(failed) if failed is not None else steps.send(answer)
+def _go_on(steps: Steps[T], outcome: _Outcome) -> Request | Pause:
+    """What an operation asks for next, told what became of its last wish; None at its start and after a pause."""
+    return steps.throw(outcome) if isinstance(outcome, ConnectionFailed) else steps.send(outcome)
 
 
 @contextmanager
