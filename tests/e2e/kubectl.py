@@ -15,7 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ RESOURCES = {
     "lease": "apis/coordination.k8s.io/v1/namespaces/{}/leases",
 }
 ALIASES = {"pod": "pods", "job": "jobs", "exec.penstock.dev": "executions", "executions.penstock.dev": "executions"}
+
+
+class InitializingError(ClusterError):
+    """The server answers and does not know its objects yet."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,28 @@ class Kubectl:
         return None
 
     def _read(self, path: str) -> Any:
-        """An object or a list as `kubectl get -o json` gives it."""
+        """An object or a list as `kubectl get -o json` gives it; a server that has just begun is asked again."""
+        try:
+            return self._read_once(path)
+        except InitializingError:
+            found: list[Any] = []
+
+            def answered() -> bool:
+                with suppress(InitializingError):
+                    found.append(self._read_once(path))
+                return bool(found)
+
+            wait_until(answered, timeout=ANSWER_SECONDS, what=f"{path} to be served")
+            return found[0]
+
+    def _read_once(self, path: str) -> Any:
         try:
             with urllib.request.urlopen(f"{self.proxy}/{path}", timeout=ANSWER_SECONDS) as answer:
                 found = json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
-                raise ClusterError(f"{path}: {error.code}\n{last_lines(error.read().decode())}") from None
+                kind = InitializingError if error.code == 429 else ClusterError
+                raise kind(f"{path}: {error.code}\n{last_lines(error.read().decode())}") from None
         except (OSError, http.client.HTTPException) as error:
             raise ClusterError(f"{path}: {error}") from None
         for item in found.get("items", ()):

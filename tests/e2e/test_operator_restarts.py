@@ -151,7 +151,8 @@ def test_operator_and_api_server_killed_at_any_moment_neither_lose_a_step_nor_ru
         operator.start()
     ended = place.wait_all(names, seconds=240)
 
-    assert Counter(status["phase"] for status in ended.values()) == {"Succeeded": EXECUTIONS}
+    assert [status for status in ended.values() if status["phase"] != "Succeeded"] == []
+    assert len(ended) == EXECUTIONS
     for name, status in ended.items():
         assert {step["name"]: step["attempts"] for step in status["steps"]} == dict.fromkeys(STEPS, 1), name
         assert values(status["steps"][0]) == {"text": "first"}
