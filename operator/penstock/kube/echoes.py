@@ -7,11 +7,11 @@ they do not know goes through.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, TypeAlias
 
 import aiohttp
+import orjson
 
 from penstock.kube.names import MANAGER
 from penstock.kube.resources import EXECUTIONS, JOBS, PODS
@@ -51,7 +51,7 @@ def is_echo(line: bytes) -> bool:
     if line.startswith(_OTHER_POD):
         return False
     try:
-        event = json.loads(line)
+        event = orjson.loads(line)
         body = event["object"]
         rule = _RULES.get(body["kind"])
         return rule is not None and "deletionTimestamp" not in body["metadata"] and rule(event["type"], body)
