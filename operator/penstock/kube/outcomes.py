@@ -214,6 +214,8 @@ _KILLED: Final = 128
 _TERMINATED: Final = 143
 """Exit code of a program that SIGTERM ended because it had not asked for it yet."""
 
+_NOT_STARTED: Final = frozenset({"StartError", "ContainerCannotRun"})
+"""Reasons for which a container has ended that the runtime could not start."""
 _NO_COMMAND = re.compile(r"executable file not found|no such file or directory", re.IGNORECASE)
 _NOT_EXECUTABLE = re.compile(r"permission denied|exec format error|is a directory", re.IGNORECASE)
 _RUNTIME = re.compile(r"exec(?:: |ing )(?P<what>.*?)(?:: unknown)?$", re.DOTALL)
@@ -224,7 +226,7 @@ def _plain_failure(look: Look, pod: Object, done: Object) -> Observation | None:
     reason, message = done.get("reason"), str(done.get("message", ""))
     if reason == "OOMKilled":
         return over(look, done, Reason.STEP_FAILED, _out_of_memory(look, pod))
-    if reason in ("StartError", "ContainerCannotRun"):
+    if reason in _NOT_STARTED:
         found = _RUNTIME.search(message)
         place = f"spec.steps[{look.id.step}].command"
         # Only what the runtime says of the command; of a mount, "no such file" means something else.
@@ -317,9 +319,9 @@ def _from_collector(look: Look, pod: Object, done: Object) -> Seen:
         if podstate.was_ended(pod) and ended.get("exitCode") == _TERMINATED:
             message = "its pod was ended before the collector of its outputs had come to its beginning"
             return Seen(over(look, done, Reason.DISRUPTED, message))
-        return Seen(
-            over(look, done, Reason.STEP_ERROR, f"its outputs were not collected: {podstate.container_end(ended)}")
-        )
+        # The step's container had been started by the same runtime: most often that has had too much to do since.
+        reason = Reason.DISRUPTED if ended.get("reason") in _NOT_STARTED else Reason.STEP_ERROR
+        return Seen(over(look, done, reason, f"its outputs were not collected: {podstate.container_end(ended)}"))
     try:
         found = _result_of(look, done, parse_message(text), names.COLLECTOR_CONTAINER, ended)
     except ReportError as error:

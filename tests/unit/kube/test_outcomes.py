@@ -484,6 +484,9 @@ def test_a_collector_that_failed_or_was_killed_is_the_platforms_fault() -> None:
     told = Reported(SHARED, **JSON).terminated()
     told.terminated(137, reason="OOMKilled", name="collector")
     assert end(told) == ("StepError", 0, "its outputs were not collected: exit code 137 (OOMKilled)")
+    no_room = "runc create failed: lstat /proc/0/ns/ipc: no such file or directory"  # the sandbox of a node in distress
+    told.terminated(128, no_room, reason="StartError", name="collector")
+    assert end(told) == ("Disrupted", 0, f"its outputs were not collected: exit code 128 (StartError): {no_room}")
     told.condition("DisruptionTarget", reason="EvictionByEvictionAPI", message="why")
     assert end(told)[0] == "Disrupted"
     assert end(Reported(SHARED, **JSON).terminated().terminated(message="hm", name="collector"))[0] == "StepError"
