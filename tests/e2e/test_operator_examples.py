@@ -6,11 +6,8 @@ They are the manifests of `examples/` as they are, applied with `kubectl`; all r
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +19,7 @@ import yaml
 
 from e2e.image import REPOSITORY
 from e2e.operator_fixtures import API, Place, execution
+from project import penstock
 
 pytest_plugins = ["e2e.operator_fixtures"]
 
@@ -43,7 +41,6 @@ FILES = sorted(path for path in EXAMPLES.rglob("*.yaml") if not {"gitops", "depl
 NAMES = sorted(name for path in FILES if (name := str(path.relative_to(EXAMPLES))) not in NOT_YET)
 COMMAND = re.compile(r"^#\s+penstock (run .*?)(?:\s{2,}#.*)?$", re.MULTILINE)
 EXAMPLES_SECONDS = 180
-LOCAL_SECONDS = 120
 # Whether a step that is stopped has begun by then, and which signal ends it, is chance.
 STOPPED = frozenset({"FailedFast", "TimedOut", "Cancelled"})
 TIMES_AS_OUTPUTS = frozenset({"depends-on.yaml"})
@@ -81,15 +78,7 @@ def run_locally(name: str, home: Path) -> list[dict[str, Any]]:
     """What `penstock run` makes of an example's commands."""
     found = []
     for arguments in commands(name):
-        done = subprocess.run(
-            [sys.executable, "-m", "penstock.cli", "run", f"examples/{name}", *arguments, "--output", "json"],
-            cwd=REPOSITORY,
-            env={**os.environ, "PENSTOCK_HOME": str(home)},
-            capture_output=True,
-            text=True,
-            timeout=LOCAL_SECONDS,
-            check=False,
-        )
+        done = penstock(home, "run", f"examples/{name}", *arguments, "--output", "json")
         found.append(json.loads(done.stdout)["status"])
     return found
 

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from project import ROOT, penstock
+
 EXAMPLES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples" / "deployments").glob("*.yaml"))
-DEADLINE_SECONDS = 120
 
 _HERE = re.compile(r"^#\s+penstock ((?:run|schedule) .*?)$", re.MULTILINE)
-
-
-def penstock(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line from the root of the project, with everything it keeps under `home`."""
-    return subprocess.run(
-        [sys.executable, "-m", "penstock.cli", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PENSTOCK_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

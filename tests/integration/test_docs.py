@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock.api import manifest
+from project import ROOT, penstock
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")])
-DEADLINE_SECONDS = 120
 
 _BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -27,7 +23,9 @@ def manifests() -> dict[str, str]:
     found: dict[str, str] = {}
     for page in PAGES:
         blocks = [
-            block for block in _BLOCK.findall(page.read_text(encoding="utf-8")) if re.search(r"^kind:", block, re.M)
+            block
+            for block in _BLOCK.findall(page.read_text(encoding="utf-8"))
+            if re.search(r"^kind: (Pipe|Depl|Exec)", block, re.M)
         ]
         for block in blocks:
             name = next((document.name for document in manifest.load(block)), "")
@@ -37,19 +35,6 @@ def manifests() -> dict[str, str]:
 
 MANIFESTS = manifests()
 TUTORIAL = {name: text for name, text in MANIFESTS.items() if name.startswith("docs/tutorial.md:")}
-
-
-def penstock(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line with everything it keeps under `home`."""
-    return subprocess.run(
-        [sys.executable, "-m", "penstock.cli", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PENSTOCK_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
 
 
 def run(text: str, folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:

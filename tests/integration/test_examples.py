@@ -8,11 +8,8 @@ themselves; what is asserted here on top is that the checks ran.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,13 +18,13 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from project import ROOT, penstock
+
 # gitops/ needs a cluster; test_deployment_examples.py has deployments/.
 APART = {"gitops", "deployments"}
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if not APART & {*path.parts})
 NAMES = [str(path.relative_to(ROOT)) for path in EXAMPLES]
 PHASES = {0: "Succeeded", 1: "Failed"}
-DEADLINE_SECONDS = 120
 
 _COMMAND = re.compile(r"^#\s+penstock (run .*?)(?:\s{2,}#.*)?$", re.MULTILINE)
 _EXPECT = re.compile(r"^# expect: (\d+)$", re.MULTILINE)
@@ -62,19 +59,6 @@ def header(name: str) -> str:
 def commands(name: str) -> list[list[str]]:
     """The commands that an example's first lines name, as arguments of `penstock`."""
     return [shlex.split(found) for found in _COMMAND.findall(header(name))]
-
-
-def penstock(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line from the root of the project, with everything it keeps under `home`."""
-    return subprocess.run(
-        [sys.executable, "-m", "penstock.cli", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PENSTOCK_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
 
 
 def run_all(name: str, home: Path) -> list[Ended]:

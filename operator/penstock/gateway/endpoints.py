@@ -21,7 +21,7 @@ from penstock.engine.types import File, Value
 from penstock.gateway import calls
 from penstock.gateway.answers import ID_HEADER, ErrorBody, answer, file_answer
 from penstock.gateway.problems import Problem
-from penstock.gateway.service import Result, Service
+from penstock.gateway.service import Result, Service, Started
 
 NAMESPACE = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 PREFIX = "/environments/{namespace}"
@@ -123,6 +123,31 @@ def fixed(namespace: str) -> Callable[[], str]:
     return lambda: namespace
 
 
+async def start(request: Request, service: Service, served: Served, key: str | None) -> Started:
+    """Start an execution for a call; where nothing comes of it, the files that it has brought go again.
+
+    Args:
+        request: the call.
+        service: what is served.
+        served: the deployment.
+        key: the caller's idempotency key.
+
+    Raises:
+        Problem: the call cannot be read, or no execution can be started for it.
+    """
+    pipeline, types = await service.interface(served)
+    data = service.data(served.namespace)
+    async with service.receiving(served.namespace) as sent:
+        try:
+            await calls.read(request, types, data, service.settings.max_call_bytes, sent)
+        except ClientDisconnect:
+            raise Problem(400, "Incomplete", "the connection ended before the request did") from None
+        started = await service.trigger(served, pipeline, sent, key)
+    if started.replayed:
+        await service.discard(served.namespace, sent)
+    return started
+
+
 def _call_routes(router: APIRouter, service: Service, environment: Callable[..., str]) -> None:
     async def call(
         request: Request,
@@ -133,15 +158,7 @@ def _call_routes(router: APIRouter, service: Service, environment: Callable[...,
     ) -> Response:
         """Start an execution, with inputs by name, and be led to its results."""
         served = service.enter(place, path, _header_token(request))
-        pipeline, types = await service.interface(served)
-        async with service.receiving(place) as sent:
-            try:
-                await calls.read(request, types, service.data(place), service.settings.max_call_bytes, sent)
-            except ClientDisconnect:
-                raise Problem(400, "Incomplete", "the connection ended before the request did") from None
-            started = await service.trigger(served, pipeline, sent, idempotency_key)
-        if started.replayed:
-            await service.discard(place, sent)
+        started = await start(request, service, served, idempotency_key)
         headers = {ID_HEADER: started.name} | ({"Idempotent-Replayed": "true"} if started.replayed else {})
         named = request.url.path.rstrip("/").rsplit("/", 2)[-2] == "endpoints"
         location = f"{'' if named else 'endpoints/'}{path}/executions/{started.name}"

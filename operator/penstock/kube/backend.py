@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -200,17 +201,31 @@ class KubeBackend:
         self._executions.release()
 
 
-class _Known(Protocol):
+class _Known(ABC):
     """What is kept of the objects of a kind."""
 
     def listed(self, items: Sequence[JsonObject], place: str | None) -> None:
         """These are all objects of a namespace, or of all."""
+        there = {_key(body) for body in items}
+        for key in [key for key in self.keys() if key not in there and place in {None, key[0]}]:
+            self.drop(key)
+        for body in items:
+            self.changed(body)
 
+    @abstractmethod
     def changed(self, body: JsonObject, deleted: bool = False) -> None:
         """An object is new, has changed or is gone."""
 
+    @abstractmethod
+    def keys(self) -> Iterable[_Key]:
+        """Those of which something is kept."""
 
-class _Pipelines:
+    @abstractmethod
+    def drop(self, key: _Key) -> None:
+        """An object is gone."""
+
+
+class _Pipelines(_Known):
     """Pipelines as they are stored; each is read when it is asked for."""
 
     def __init__(self) -> None:
@@ -230,25 +245,21 @@ class _Pipelines:
             self._specs[namespace, name] = read
         return read[1]
 
-    def listed(self, items: Sequence[JsonObject], place: str | None) -> None:
-        there = {_key(body) for body in items}
-        for key in [key for key in self._bodies if key not in there and place in {None, key[0]}]:
-            self._drop(key)
-        for body in items:
-            self.changed(body)
+    def keys(self) -> Iterable[_Key]:
+        return self._bodies
 
     def changed(self, body: JsonObject, deleted: bool = False) -> None:
         if deleted:
-            self._drop(_key(body))
+            self.drop(_key(body))
         elif (self._bodies.get(_key(body)) or {}).get("spec") != body["spec"]:
             self._bodies[_key(body)] = {"spec": body["spec"]}
 
-    def _drop(self, key: _Key) -> None:
+    def drop(self, key: _Key) -> None:
         self._bodies.pop(key, None)
         self._specs.pop(key, None)
 
 
-class _Deployments:
+class _Deployments(_Known):
     """Deployments with endpoints, by name and by path."""
 
     def __init__(self) -> None:
@@ -262,16 +273,12 @@ class _Deployments:
             return None
         return self.found[namespace, min(names, key=lambda name: self._ages[namespace, name])]
 
-    def listed(self, items: Sequence[JsonObject], place: str | None) -> None:
-        there = {_key(body) for body in items}
-        for key in [key for key in self.found if key not in there and place in {None, key[0]}]:
-            self._drop(key)
-        for body in items:
-            self.changed(body)
+    def keys(self) -> Iterable[_Key]:
+        return self.found
 
     def changed(self, body: JsonObject, deleted: bool = False) -> None:
         key = _key(body)
-        self._drop(key)
+        self.drop(key)
         if deleted or not (body.get("spec") or {}).get("endpoint"):
             return
         try:
@@ -284,7 +291,7 @@ class _Deployments:
         self._ages[key] = (body["metadata"].get("creationTimestamp") or "", new.name)
         self._paths.setdefault((new.namespace, new.spec.endpoint.path), set()).add(new.name)
 
-    def _drop(self, key: _Key) -> None:
+    def drop(self, key: _Key) -> None:
         old = self.found.pop(key, None)
         if old is not None and old.spec.endpoint is not None:
             self._paths[key[0], old.spec.endpoint.path].discard(key[1])
@@ -310,7 +317,7 @@ class _Waiting:
             del self._all[self._key]
 
 
-class _Executions:
+class _Executions(_Known):
     """Executions that are under way, who waits for them, and how those have ended that were over last."""
 
     def __init__(self) -> None:
@@ -323,17 +330,13 @@ class _Executions:
     def waiting(self, key: _Key) -> _Waiting:
         return _Waiting(self._waiting, key, self._released)
 
-    def listed(self, items: Sequence[JsonObject], place: str | None) -> None:
-        there = {_key(body) for body in items}
-        for key in [key for key in self.under_way if key not in there and place in {None, key[0]}]:
-            self._over(key, Look(False))
-        for body in items:
-            self.changed(body)
+    def keys(self) -> Iterable[_Key]:
+        return self.under_way
 
     def changed(self, body: JsonObject, deleted: bool = False) -> None:
         key = _key(body)
         if deleted:
-            self._over(key, Look(False))
+            self.drop(key)
         elif finished(body):
             if key in self.under_way:
                 self._remember(key, body)
@@ -378,6 +381,9 @@ class _Executions:
         self._released = True
         for key in list(self._waiting):
             self._tell(key, Look(True))
+
+    def drop(self, key: _Key) -> None:
+        self._over(key, Look(False))
 
     def _over(self, key: _Key, look: Look) -> None:
         self.under_way.pop(key, None)

@@ -14,17 +14,16 @@ import errno
 import hashlib
 import os
 import re
-import select
-import socket
 import stat
 import tempfile
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from penstock.step.archive import ArchiveError, Packing, most_bytes
+from penstock.step.archive import Packing, most_bytes
+from penstock.step.bodies import CHANGED, Again, Piece, Text, pack, readable
 from penstock.step.digest import Digest
 from penstock.step.folders import UnsafePath, special
 from penstock.step.plan import Multipart, Output, Plan, Request
@@ -45,7 +44,6 @@ a store has no parts and the stream is longer, it is made twice instead, once fo
 full disk would end the pod."""
 _LEAST_PART = 16 * 1024 * 1024
 """What a part of a folder's stream has at least, if the plan lets it: smaller ones cost requests."""
-_BUFFER = 256 * 1024
 _COMPLETE_SECONDS = 300.0
 """Stores put parts together before they answer."""
 _ABORT_PATIENCE = 10.0
@@ -54,99 +52,6 @@ _COMPLETED = re.compile(rb"<(?:[A-Za-z0-9]+:)?CompleteMultipartUploadResult[\s>]
 
 _OK = (200, 201, 204)
 _GONE = TransferError("has no place in the store", transient=True)
-_CHANGED = "changed while it was read: end what writes to it before the step ends"
-
-
-class _Piece:
-    """Some bytes of an open file, as the body of a request."""
-
-    def __init__(self, descriptor: int, offset: int, length: int, stop: threading.Event) -> None:
-        self._descriptor = descriptor
-        self._offset = offset
-        self._stop = stop
-        self.length = length
-
-    def chunks(self, start: int = 0) -> Iterator[memoryview]:
-        """The bytes from a position in it, in a buffer that is used again."""
-        buffer = memoryview(bytearray(min(_BUFFER, self.length)))
-        position, end = self._offset + start, self._offset + self.length
-        while position < end:
-            if self._stop.is_set():
-                raise TransferError("another part failed", transient=True)
-            with _readable():
-                count = os.preadv(self._descriptor, [buffer[: min(_BUFFER, end - position)]], position)
-            if count == 0:
-                raise TransferError(_CHANGED, transient=False)
-            yield buffer[:count]
-            position += count
-
-    def md5(self) -> str:
-        """As Content-MD5 has it."""
-        found = hashlib.md5(usedforsecurity=False)
-        for chunk in self.chunks():
-            found.update(chunk)
-        return base64.b64encode(found.digest()).decode()
-
-    def md5_and_sha256(self) -> tuple[str, str]:
-        """The same and the hexadecimal SHA-256, read once."""
-        md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-        for chunk in self.chunks():
-            md5.update(chunk)
-            sha256.update(chunk)
-        return base64.b64encode(md5.digest()).decode(), sha256.hexdigest()
-
-    def send(self, connection: socket.socket) -> None:
-        # A plain one and nothing else: TLS, and what counts for a progress bar, have their own ways to send.
-        sent = self._send_file(connection) if type(connection) is socket.socket else 0
-        for chunk in self.chunks(sent):
-            connection.sendall(chunk)
-
-    def _send_file(self, connection: socket.socket) -> int:
-        """Let the kernel send what it has of the file, without a copy; returns how many bytes: all, or none if it
-        cannot do so with this file.
-        """
-        writable = select.poll()
-        writable.register(connection, select.POLLOUT)
-        timeout = connection.gettimeout()
-        sent = 0
-        while sent < self.length:
-            if self._stop.is_set():
-                raise TransferError("another part failed", transient=True)
-            try:
-                count = os.sendfile(connection.fileno(), self._descriptor, self._offset + sent, self.length - sent)
-            except BlockingIOError:
-                if not writable.poll(None if timeout is None else timeout * 1000):
-                    raise TimeoutError from None
-                continue
-            except OSError as error:
-                if sent == 0 and error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                    return 0
-                if error.errno == errno.EIO:
-                    raise TransferError(f"cannot be read: {error.strerror}", transient=False) from None
-                raise
-            if count == 0:
-                raise TransferError(_CHANGED, transient=False)
-            sent += count
-        return sent
-
-
-class _Again:
-    """The stream of a folder, made again for each time that it is sent."""
-
-    def __init__(self, packing: Packing, length: int) -> None:
-        self._packing = packing
-        self.length = length
-
-    def send(self, connection: socket.socket) -> None:
-        left = self.length
-        with contextlib.closing(_pack(self._packing)) as stream:
-            for data in stream:
-                left -= len(data)
-                if left < 0:
-                    break
-                connection.sendall(data)
-        if left:
-            raise TransferError(_CHANGED, transient=False)
 
 
 class _Part(NamedTuple):
@@ -157,7 +62,7 @@ class _Part(NamedTuple):
         spool: the file to close once it is there.
     """
 
-    piece: _Piece
+    piece: Piece
     spool: IO[bytes] | None = None
 
 
@@ -234,13 +139,13 @@ class _Upload:
             TransferError: it is not there whole.
             UnsafePath: it holds something that cannot be kept.
         """
-        with _readable():
+        with readable():
             mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             return self._folder(path)
         if not stat.S_ISREG(mode):
             raise UnsafePath(path, f"is {special(mode)}: only files and folders can be kept")
-        with _readable():
+        with readable():
             file = path.open("rb", buffering=0)
         with file:
             return self._file(file.fileno())
@@ -274,12 +179,12 @@ class _Upload:
             self._give_parts(parts, self._settings.connections)
             sha256 = hashed.hexdigest()
         else:
-            whole = _Piece(descriptor, 0, size, self._patience.stop)
+            whole = Piece(descriptor, 0, size, self._patience.stop)
             md5, sha256 = whole.md5_and_sha256()
             self._put(whole, md5)
         after = os.fstat(descriptor)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise TransferError(_CHANGED, transient=False)
+            raise TransferError(CHANGED, transient=False)
         return Digest(sha256, size, folder=False, count=1)
 
     def _put(self, body: Body, md5: str) -> None:
@@ -336,7 +241,7 @@ class _Upload:
             for number, tag in enumerate(tags, start=1)
         )
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
-        body = _Text(f'<CompleteMultipartUpload xmlns="{space}">{listed}</CompleteMultipartUpload>')
+        body = Text(f'<CompleteMultipartUpload xmlns="{space}">{listed}</CompleteMultipartUpload>')
         while True:
             reply = self._client.open(
                 "POST",
@@ -368,7 +273,7 @@ class _Upload:
     def _folder(self, path: Path) -> Digest:
         output = self._output
         packing = Packing(path, max_bytes=output.max_bytes, max_files=output.max_files)
-        stream = _pack(packing)
+        stream = pack(packing)
         first_size = _SPOOL if output.multipart is None else self._size_of(0, _SPOOL)
         with contextlib.closing(stream):
             first, rest = self._spool(stream, first_size)
@@ -376,7 +281,7 @@ class _Upload:
                 with first.spool or contextlib.nullcontext():
                     self._put(first.piece, first.piece.md5())
             elif output.multipart is not None:
-                with _readable():
+                with readable():
                     bound = max(output.multipart.even_size(most_bytes(path)), _LEAST_PART)
                 at_once = max(1, min(self._settings.connections, _SPOOL // bound - 1))
                 self._give_parts(self._spooled(first, rest, stream, bound), at_once)
@@ -422,7 +327,7 @@ class _Upload:
             raise
 
     def _spooled_part(self, file: IO[bytes], size: int) -> _Part:
-        return _Part(_Piece(file.fileno(), 0, size, self._patience.stop), file)
+        return _Part(Piece(file.fileno(), 0, size, self._patience.stop), file)
 
     def _put_again(self, first: _Part, rest: bytes, stream: Iterator[bytes], packing: Packing) -> None:
         md5 = hashlib.md5(usedforsecurity=False)
@@ -434,18 +339,7 @@ class _Upload:
         for data in stream:
             md5.update(data)
             length += len(data)
-        self._put(_Again(packing, length), base64.b64encode(md5.digest()).decode())
-
-
-class _Text:
-    """A short body."""
-
-    def __init__(self, text: str) -> None:
-        self._data = text.encode()
-        self.length = len(self._data)
-
-    def send(self, connection: socket.socket) -> None:
-        connection.sendall(self._data)
+        self._put(Again(packing, length), base64.b64encode(md5.digest()).decode())
 
 
 def _cut(descriptor: int, size: int, many: Multipart, stop: threading.Event, sha256: Hash) -> Iterator[_Part]:
@@ -456,7 +350,7 @@ def _cut(descriptor: int, size: int, many: Multipart, stop: threading.Event, sha
     offset = index = 0
     while offset < size:
         length = min(many.size_of(index) or 0, size - offset)
-        piece = _Piece(descriptor, offset, length, stop)
+        piece = Piece(descriptor, offset, length, stop)
         yield _Part(piece)
         for chunk in piece.chunks():
             sha256.update(chunk)
@@ -464,27 +358,10 @@ def _cut(descriptor: int, size: int, many: Multipart, stop: threading.Event, sha
         index += 1
 
 
-def _pack(packing: Packing) -> Generator[bytes, None, None]:
-    """The stream of a folder, with errors as those of a transfer."""
-    with _readable():
-        try:
-            yield from packing
-        except ArchiveError as error:
-            raise TransferError(str(error), transient=False) from None
-
-
 def _write(file: IO[bytes], data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TransferError(f"cannot be read: {error.strerror}", transient=False) from None
 
 
 @contextlib.contextmanager

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from .cluster import TOKEN, ClusterServer
-from .support import OWN, SECONDS, kubeconfig, until
+from .support import SECONDS, start_gateway
 
 PIPELINE: dict[str, Any] = {
     "inputs": [
@@ -48,34 +43,9 @@ class Endpoints:
         self.start()
 
     def start(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        config = kubeconfig(self.folder / "kubeconfig", self.server.url, token=OWN)
-        environ = os.environ | {
-            "PENSTOCK_STORE_URL": f"file://{self.folder / 'store'}",
-            "PENSTOCK_SIGNING_KEYS": f"test:{(b'k' * 32).hex()}",
-            "PENSTOCK_LOG_LEVEL": "DEBUG",
-            "PENSTOCK_DRAIN_SECONDS": "0",
-            **self._environ,
-        }
-        command = [sys.executable, "-m", "penstock.cli", "gateway", "--host", "127.0.0.1", "--port", str(port)]
-        with (self.folder / "log").open("ab") as output:
-            self.process = subprocess.Popen([*command, "--kubeconfig", str(config)], env=environ, stderr=output)
-        self.url = f"http://127.0.0.1:{port}"
+        self.process, self.url = start_gateway(self.folder, self.server.url, **self._environ)
         self.environment = f"{self.url}/environments/ours"
         self.http = httpx.Client(timeout=SECONDS, trust_env=False)
-        try:
-            until(self._ready)
-        except BaseException:
-            self.kill()
-            raise
-
-    def _ready(self) -> bool:
-        assert self.process.poll() is None, self.log
-        with suppress(httpx.HTTPError):
-            return self.http.get(f"{self.url}/readyz").status_code == 200
-        return False
 
     @property
     def log(self) -> str:

@@ -127,6 +127,68 @@ def kubeconfig(path: Path, server: str, **user: object) -> Path:
     return path
 
 
+def start_gateway(folder: Path, server: str, **environ: str) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a gateway with a folder store, and wait until it is ready.
+
+    Args:
+        folder: where its store and its log are.
+        server: URL of its API server.
+        environ: further environment variables.
+
+    Returns:
+        Its process and its URL.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = kubeconfig(folder / "gateway.kubeconfig", server, token=OWN)
+    given = os.environ | {
+        "PENSTOCK_STORE_URL": f"file://{folder / 'store'}",
+        "PENSTOCK_SIGNING_KEYS": f"test:{(b'k' * 32).hex()}",
+        "PENSTOCK_LOG_LEVEL": "DEBUG",
+        "PENSTOCK_DRAIN_SECONDS": "0",
+        **environ,
+    }
+    command = [sys.executable, "-m", "penstock.cli", "gateway", "--host", "127.0.0.1", "--port", str(port)]
+    log = folder / "log"
+    with log.open("ab") as output:
+        process = subprocess.Popen([*command, "--kubeconfig", str(config)], env=given, stderr=output)
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        with suppress(OSError):
+            return ask("GET", f"{url}/readyz").status == 200
+        return False
+
+    try:
+        until(ready)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process, url
+
+
+def ask(
+    method: str, url: str, token: str | None = None, body: object = None, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """Make a request, without following redirects; bytes are sent as they are, all else as JSON."""
+    data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers or {}))
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token}")
+    if body is not None and not isinstance(body, bytes):
+        request.add_header("Content-Type", "application/json")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+    try:
+        with opener.open(request, timeout=SECONDS) as response:
+            return Answer(response.status, response.headers, response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.headers, error.read())
+
+
 @dataclass
 class Answer:
     status: int
@@ -166,27 +228,7 @@ class Gateway:
         return (self.folder / "log").read_text()
 
     def start(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        config = kubeconfig(self.folder / "gateway.kubeconfig", self.server.url, token=OWN)
-        environ = os.environ | {
-            "PENSTOCK_STORE_URL": f"file://{self.store}",
-            "PENSTOCK_SIGNING_KEYS": f"test:{(b'k' * 32).hex()}",
-            "PENSTOCK_LOG_LEVEL": "DEBUG",
-            "PENSTOCK_DRAIN_SECONDS": "0",
-        }
-        command = [sys.executable, "-m", "penstock.cli", "gateway", "--host", "127.0.0.1", "--port", str(port)]
-        with (self.folder / "log").open("ab") as output:
-            self.process = subprocess.Popen([*command, "--kubeconfig", str(config)], env=environ, stderr=output)
-        self.url = f"http://127.0.0.1:{port}"
-        until(self._ready)
-
-    def _ready(self) -> bool:
-        assert self.process.poll() is None, self.log
-        with suppress(OSError):
-            return self.ask("GET", "/readyz").status == 200
-        return False
+        self.process, self.url = start_gateway(self.folder, self.server.url)
 
     def ask(
         self,
@@ -196,19 +238,7 @@ class Gateway:
         body: object = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, method=method, headers=dict(headers or {}))
-        if token is not None:
-            request.add_header("Authorization", f"Bearer {token}")
-        if body is not None and not isinstance(body, bytes):
-            request.add_header("Content-Type", "application/json")
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
-        try:
-            with opener.open(request, timeout=SECONDS) as response:
-                return Answer(response.status, response.headers, response.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, error.headers, error.read())
+        return ask(method, self.url + path, token, body, headers)
 
     def api(
         self, method: str, path: str, token: str | None = OWNER, body: object = None, namespace: str = "ours"

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Depends
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from penstock.api.base import API_VERSION
@@ -21,7 +21,7 @@ from penstock.gateway.access import Caller, Cluster
 from penstock.gateway.answers import PRIVATE
 from penstock.gateway.craft import shapes
 from penstock.gateway.craft.common import Who, latest_of, listed, newest_first, one
-from penstock.gateway.endpoints import IdempotencyKey
+from penstock.gateway.endpoints import IdempotencyKey, start
 from penstock.gateway.problems import Problem
 from penstock.gateway.service import Service
 from penstock.kube.client import Client
@@ -211,15 +211,7 @@ def _triggered(router: APIRouter, service: Service, cluster: Cluster, environmen
         served = service.backend.deployment(place, name)
         if served is None:
             raise Problem(404, "NotFound", f'there is no deployment "{name}" with an endpoint in namespace "{place}"')
-        pipeline, types = await service.interface(served)
-        async with service.receiving(place) as sent:
-            try:
-                await calls.read(request, types, service.data(place), service.settings.max_call_bytes, sent)
-            except ClientDisconnect:
-                raise Problem(400, "Incomplete", "the connection ended before the request did") from None
-            started = await service.trigger(served, pipeline, sent, idempotency_key)
-        if started.replayed:
-            await service.discard(place, sent)
+        started = await start(request, service, served, idempotency_key)
         return {"execution_id": started.name}
 
 

@@ -7,10 +7,10 @@ Both spellings of what has changed between versions of its SDK are given: one re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from penstock.api.deployment import DeploymentInput, DeploymentOutput, DeploymentSpec
 from penstock.api.pipeline import PipelineSpec
+from penstock.controller.contract import value_type
 from penstock.controller.serving import DEPLOYMENT_LABEL, TRIGGER_LABEL
 from penstock.gateway.problems import Problem
 from penstock.step.values import JsonObject
@@ -193,7 +193,7 @@ def execution(
     inputs = []
     for each in body["spec"].get("inputs") or ():
         source, how = _given(each, bound.get(each["name"]), trigger)
-        kind = types.get(each["name"]) or ("file" if "object" in each else data_type(each.get("value")))
+        kind = types.get(each["name"]) or ("file" if "object" in each else value_type(each.get("value")))
         item = {"pipeline_input_name": each["name"], "data_type": kind, "mapping_type": source, "mapping_value": how}
         inputs.append(item | ({"value": each.get("value")} if values else {}))
     return execution_brief(body) | {"inputs": inputs, "outputs": outputs(body, spec, values=values)}
@@ -217,7 +217,7 @@ def outputs(body: JsonObject, spec: PipelineSpec | None, *, values: bool = True)
     for entry in (body.get("status") or {}).get("outputs") or ():
         name = entry["name"]
         destination, how = _output_destination(bound.get(name))
-        kind = types.get(name) or ("file" if "file" in entry else data_type(entry.get("value")))
+        kind = types.get(name) or ("file" if "file" in entry else value_type(entry.get("value")))
         item = {
             "pipeline_output_name": name,
             "data_type": kind,
@@ -227,20 +227,6 @@ def outputs(body: JsonObject, spec: PipelineSpec | None, *, values: bool = True)
         shown = None if destination == "is_null" else entry.get("value")
         found.append(item | ({"value": shown} if values else {}))
     return found
-
-
-def data_type(value: Any) -> str:
-    """The type of a value in their words."""
-    match value:
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-    return "json"
 
 
 # --- their mappings in our words ---
