@@ -30,6 +30,7 @@ LONG = (
     "test_deployments_policies",
     "test_deployments",
     "test_operator_files",
+    "test_operator_functions_files",
     "test_cli_cluster",
     "test_operator_large",
     "test_operator_values",

@@ -16,8 +16,8 @@ import pytest
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.shell import wait_until
 from e2e.kubectl import Kubectl
-from e2e.object_store import ObjectStore, object_store
-from e2e.operator_fixtures import LocalOperator, Place, restricted_namespace
+from e2e.object_store import ObjectStore, Tls, object_store
+from e2e.operator_fixtures import LocalOperator, Place, Status, restricted_namespace
 
 # Longer than any outage that is to be waited for, shorter than what a test can wait.
 PATIENCE = 45
@@ -54,23 +54,30 @@ class Lab:
 
         wait_until(ended, timeout=60, what=f"the container of {step} to end")
 
+    def attempt_without_store(self, name: str, step: str) -> Status:
+        """Take the store away while a step runs, until an attempt of it has failed; returns its status then."""
+        self.place.wait_for_pod(name, step)
+        with self.store.away():
+            return self.place.wait_for_step(name, step, phase="Retrying", seconds=120)
+
     def gone(self, key: str) -> None:
         """Wait until an object is not there."""
         wait_until(lambda: not self.there(key), timeout=60, what=f"{key} to be gone")
 
 
 @contextmanager
-def laboratory(kubectl: Kubectl, image: str, folder: Path, **settings: str) -> Iterator[Lab]:
+def laboratory(kubectl: Kubectl, image: str, folder: Path, tls: Tls | None = None, **settings: str) -> Iterator[Lab]:
     """An operator of this machine with an object store and a namespace of their own.
 
     Args:
         kubectl: of the cluster.
         image: of the collector.
-        folder: empty; for the store and the log.
+        folder: for the store and the log, of which it has neither.
+        tls: with which the store speaks HTTPS; None: HTTP.
         settings: of the operator, in capitals without the prefix.
     """
     (folder / "s3").mkdir()
-    with object_store(folder / "s3") as store, restricted_namespace(kubectl, "files") as work:
+    with object_store(folder / "s3", tls) as store, restricted_namespace(kubectl, "files") as work:
         given = store.settings | {
             "PENSTOCK_COLLECTOR_IMAGE": image,
             "PENSTOCK_TRANSFER_PATIENCE_SECONDS": str(PATIENCE),
@@ -86,7 +93,8 @@ def laboratory(kubectl: Kubectl, image: str, folder: Path, **settings: str) -> I
             print(operator.tail())
 
 
-def _on_this_machine(cluster: Cluster) -> None:
+def on_this_machine(cluster: Cluster) -> None:
+    """Skip the test where pods do not reach servers of this machine."""
     if cluster.layout is None:
         pytest.skip("only pods of a cluster that was started here reach a server on this machine")
 
@@ -102,7 +110,7 @@ def lab(
 ) -> Iterator[Lab]:
     """An operator of this machine with an object store, and a namespace."""
     del crds, example_images
-    _on_this_machine(cluster)
+    on_this_machine(cluster)
     with laboratory(cluster_kubectl, image, tmp_path_factory.mktemp("files"), FILES_SIZE_LIMIT="300Mi") as found:
         yield found
 
@@ -113,6 +121,6 @@ def roomy(
 ) -> Iterator[Lab]:
     """The same without a bound of what a step may write."""
     del crds
-    _on_this_machine(cluster)
+    on_this_machine(cluster)
     with laboratory(cluster_kubectl, image, tmp_path_factory.mktemp("roomy")) as found:
         yield found

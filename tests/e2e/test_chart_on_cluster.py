@@ -136,7 +136,7 @@ def test_with_an_object_store_the_operator_may_write_secrets_and_not_look_for_th
     for verb, may in {
         "create": True,
         "update": True,
-        "patch": True,
+        "patch": False,
         "get": False,
         "list": False,
         "watch": False,

@@ -66,6 +66,21 @@ def waits(table, seconds):
     return {"table": {"path": table}}
 
 
+def tells(seconds):
+    """Says when it is over: what comes then is the upload."""
+    time.sleep(seconds)
+    found = give(100_000_000)
+    print("it is over", flush=True)
+    return found
+
+
+def fills(megabytes, seconds):
+    with Path(os.environ["PENSTOCK_OUTPUTS"], "table").open("wb") as file:
+        for _ in range(megabytes):
+            file.write(bytes(1 << 20))
+    time.sleep(seconds)
+
+
 def forgets():
     return {}
 
@@ -222,13 +237,10 @@ def test_a_store_that_is_away_for_a_while_is_waited_for_before_and_after(lab: La
     wait = function("wait", "waits", inputs=[FROM_GIVE, {"name": "seconds", "value": 8}], outputs=FILE_OUT)
     name = lab.place.start(steps(give, wait))
     lab.place.wait_for_pod(name, "wait")
-    lab.store.stop()
-    try:
+    with lab.store.away():
         since = time.monotonic()
         wait_until(lambda: time.monotonic() > since + AWAY_SECONDS, timeout=60, what="time to go by")
         assert step_of(lab.place.status(name), "wait")["phase"] == "Running"
-    finally:
-        lab.store.start()
     status = lab.place.wait(name, seconds=150)
     assert status["phase"] == "Succeeded", status
     assert step_of(status, "wait")["attempts"] == 1
@@ -245,15 +257,48 @@ def test_a_store_that_stays_away_fails_the_attempt_and_the_next_succeeds(lab: La
         retry={"limit": 2, "delaySeconds": 1},
     )
     name = lab.place.start(steps(wait))
-    lab.place.wait_for_pod(name, "give")
-    lab.store.stop()
-    try:
-        step = lab.place.wait_for_step(name, "give", phase="Retrying", seconds=120)
-    finally:
-        lab.store.start()
+    step = lab.attempt_without_store(name, "give")
     assert step["reason"] == "StepError"
     assert step["message"].startswith('output "table": '), step
     assert lab.place.wait(name, seconds=150)["phase"] == "Succeeded"
+
+
+def test_an_operator_that_is_killed_during_an_upload_is_no_reason_to_give_it_twice(
+    lab: Lab, function: Function
+) -> None:
+    tells = function("give", "tells", inputs=[{"name": "seconds", "value": 3}], outputs=FILE_OUT)
+    name = lab.place.start(steps(tells))
+    pod = lab.place.wait_for_pod(name, "give")
+    with lab.store.away():
+        wait_until(lambda: "it is over" in lab.place.kubectl("logs", pod), timeout=60, what="the function to be over")
+        lab.operator.kill()
+        lab.operator.start()
+    lab.operator.wait()
+    status = lab.place.wait(name, seconds=150)
+    assert status["phase"] == "Succeeded", status
+    step = step_of(status, "give")
+    assert step["attempts"] == 1
+    assert [each["metadata"]["name"] for each in lab.place.pods(name)] == [pod]
+    assert [each["metadata"]["name"] for each in lab.place.jobs(name)] == [pod]
+    (given,) = step["outputs"]
+    content = lab.read(given)
+    assert (given["file"]["size"], given["file"]["sha256"]) == (100_000_000, hashlib.sha256(content).hexdigest())
+    # It is there once, and nothing beside it: neither the plan nor parts of a second one.
+    of_it = given["file"]["key"].rsplit("/", 1)[0]
+    left = f"{lab.namespace}/{given['file']['key']}"
+    wait_until(lambda: lab.store.keys(f"{lab.namespace}/{of_it}") == [left], timeout=30, what="nothing but the output")
+    assert lab.store.uploads() == []
+
+
+def test_a_function_that_writes_more_than_it_may_fails_and_is_not_tried_for_ever(lab: Lab, function: Function) -> None:
+    inputs = [{"name": "megabytes", "value": 330}, {"name": "seconds", "value": 170}]
+    status = lab.place.wait(
+        lab.place.start(steps(function("give", "fills", inputs=inputs, outputs=FILE_OUT))), seconds=200
+    )
+    step = step_of(status, "give")
+    assert (step["phase"], step["reason"], step["attempts"]) == ("Failed", "StepFailed", 1), step
+    assert 'Usage of EmptyDir volume "penstock-outputs" exceeds the limit "300Mi"' in step["message"]
+    assert "outputs" not in step
 
 
 def test_an_input_that_is_gone_fails_the_step_with_the_words_of_any_step(lab: Lab, function: Function) -> None:

@@ -129,7 +129,8 @@ capabilities:
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]
-# Tokens of endpoints: written, and replaced by new ones. Neither get nor list; the answer to an update is what was sent.
+# Tokens of endpoints, and signed requests for the files of attempts: written, and replaced by new ones. Neither get nor
+# list; the answer to an update is what was sent. That to a patch would be the whole Secret.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create, update]
@@ -139,12 +140,6 @@ capabilities:
   resources: [secrets]
   resourceNames: {{ toJson . }}
   verbs: [get]
-{{- end }}
-{{- if include "penstock.storeUrl" . }}
-# Signed requests for the files of an attempt: written, and written again before they expire. Neither get nor list.
-- apiGroups: [""]
-  resources: [secrets]
-  verbs: [create, patch]
 {{- end }}
 # Revisions of pipelines.
 - apiGroups: [apps]

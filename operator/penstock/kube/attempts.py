@@ -141,8 +141,10 @@ class KubeAttempts:
                 self._runs.setdefault(key, {})[attempt] = run
                 if awaited and there.pod is None:
                     continue  # nothing of it may be there, and it is asked for again
-                if self._transfers is not None and there.pod is not None and podstate.transfers(there.pod):
-                    self._transfers.take_up(identity, attempt)
+                uid = "" if there.pod is None else podstate.transfers_of(there.pod)
+                if self._transfers is not None and uid:
+                    pipeline = self._owner.pipeline_name(key)
+                    self._transfers.take_up(identity, attempt, pipeline=pipeline, job_uid=uid)
             if run.pod is not None or run.gone or run.start is None:
                 run.seen = None
                 self._judge(run)

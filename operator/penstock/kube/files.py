@@ -1,7 +1,9 @@
 """Plans of transfers of attempts on a cluster: the Secret that a pod reads, renewed as long as the attempt lives.
 
 A plan's requests are signed and expire. What is needed to sign them again (keys, the ids of uploads) is kept beside
-what the attempt gives in the store, so that an operator that was started anew can go on: it may not read Secrets.
+what the attempt gives in the store, so that an operator that was started anew can go on: it may not read Secrets. For
+the same reason they are put in their places whole, as tokens are (`tokens.py`): the answer to a patch would be the
+whole Secret.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from penstock.kube.client import Client
 from penstock.kube.errors import AlreadyExists, ApiError, NotFound
 from penstock.kube.objectstore import in_cluster_words
 from penstock.kube.resources import SECRETS
+from penstock.step.values import JsonObject
 from penstock.storage import errors
 from penstock.storage.objects import Store
 from penstock.storage.paths import file_key, output_key
@@ -50,6 +53,8 @@ class _Live:
     Attributes:
         identity: the execution.
         id: which attempt.
+        pipeline: name of the pipeline; empty for an execution with a pipeline of its own.
+        job_uid: the uid of its Job, which owns the Secret.
         seconds: for how long its requests are signed.
         record: the plan without what is signed; None: it is in the store.
         timer: of the next renewal.
@@ -57,6 +62,8 @@ class _Live:
 
     identity: Identity
     id: AttemptId
+    pipeline: str
+    job_uid: str
     seconds: int
     record: Plan | None = None
     timer: asyncio.TimerHandle | None = None
@@ -70,13 +77,17 @@ class Transfers:
         store: the object store.
         clock: the time.
         max_file_bytes: how large an output may be.
+        authority: certificates, as PEM, of who signed that of the store; empty: those that all trust.
     """
 
-    def __init__(self, client: Client, store: Store, clock: Clock, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+    def __init__(
+        self, client: Client, store: Store, clock: Clock, max_file_bytes: int = MAX_FILE_BYTES, authority: str = ""
+    ) -> None:
         self._client = client
         self._store = store
         self._clock = clock
         self._max_file_bytes = max_file_bytes
+        self._authority = authority
         self._live: dict[tuple[str, AttemptId], _Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_CLOSING)
@@ -94,7 +105,8 @@ class Transfers:
             Transient: the store does not answer, refuses or is full.
             ApiError: the Secret was not written.
         """
-        live = _Live(attempt.identity, attempt.start.id, _lifetime(attempt.start.timeout_seconds))
+        seconds = _lifetime(attempt.start.timeout_seconds)
+        live = _Live(attempt.identity, attempt.start.id, attempt.pipeline, job_uid, seconds)
         record = await self._read(live) if again else None
         with in_cluster_words():
             if record is not None:
@@ -104,18 +116,25 @@ class Transfers:
                 await self._store.put(_record_key(live.identity, live.id), _record(plan).to_json().encode())
         text = plan.to_json()
         _check_size(attempt, text)
-        body = manifests.secret(attempt, job_uid=job_uid, plan=text)
+        body = self._secret(live, text)
         try:
             await self._client.create(SECRETS, body)
         except AlreadyExists:
-            await self._write(live, text)
+            await self._client.replace(SECRETS, body)
         live.record = _record(plan)
         self._keep(live, plan.expires)
 
-    def take_up(self, identity: Identity, attempt: AttemptId) -> None:
-        """After a start: an attempt that has a plan lives, and nobody knows for how long its requests are valid."""
+    def take_up(self, identity: Identity, attempt: AttemptId, *, pipeline: str, job_uid: str) -> None:
+        """After a start: an attempt that has a plan lives, and nobody knows for how long its requests are valid.
+
+        Args:
+            identity: the execution.
+            attempt: which attempt of it.
+            pipeline: name of the pipeline; empty for an execution with a pipeline of its own.
+            job_uid: the uid of its Job.
+        """
         if (identity.uid, attempt) not in self._live:
-            live = _Live(identity, attempt, UNBOUNDED_SECONDS)
+            live = _Live(identity, attempt, pipeline, job_uid, UNBOUNDED_SECONDS)
             self._live[identity.uid, attempt] = live
             self._spawn(self._renew(live))
 
@@ -160,9 +179,10 @@ class Transfers:
         except errors.BadObjectPath as error:
             raise CannotStart(f"spec.steps[{attempt.step.name}]: {error}") from None
 
-    async def _write(self, live: _Live, text: str) -> None:
-        name = names.object_name(live.identity, live.id)
-        await self._client.patch(SECRETS, name, live.identity.namespace, manifests.renewed_secret(text))
+    def _secret(self, live: _Live, text: str) -> JsonObject:
+        return manifests.secret(
+            live.identity, live.id, live.pipeline, job_uid=live.job_uid, plan=text, authority=self._authority
+        )
 
     async def _read(self, live: _Live) -> Plan | None:
         """The record of an attempt; None if there is none."""
@@ -195,7 +215,7 @@ class Transfers:
                 live.record = record
                 with in_cluster_words():
                     plan = await renew_plan(self._store, live.identity.namespace, record, live.seconds)
-                await self._write(live, plan.to_json())
+                await self._client.replace(SECRETS, self._secret(live, plan.to_json()))
         except NotFound:
             return
         except (ApiError, Transient) as error:

@@ -14,7 +14,7 @@ from typing import Final
 from penstock.api.base import API_VERSION
 from penstock.api.pipeline import EnvFrom, EnvVar, Step
 from penstock.controller.contract import CannotStart, function_types
-from penstock.engine.types import File, Identity, StartAttempt
+from penstock.engine.types import AttemptId, File, Identity, StartAttempt
 from penstock.kube import names
 from penstock.kube.merging import Object, Template, merge
 from penstock.kube.transports import (
@@ -165,7 +165,7 @@ def pod(attempt: Attempt, *, job_uid: str) -> Object:
     for prefix in ("", "batch.kubernetes.io/"):
         metadata["labels"][f"{prefix}controller-uid"] = job_uid
         metadata["labels"][f"{prefix}job-name"] = attempt.name
-    metadata["ownerReferences"] = [_owned_by_job(attempt, job_uid, controller=True)]
+    metadata["ownerReferences"] = [_owned_by_job(attempt.name, job_uid, controller=True)]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": _pod_spec(attempt)}
 
 
@@ -183,43 +183,43 @@ def config_map(attempt: Attempt, *, job_uid: str) -> Object | None:
             "name": attempt.name,
             "namespace": attempt.identity.namespace,
             "labels": names.labels(attempt.identity, attempt.start.id, attempt.pipeline),
-            "ownerReferences": [_owned_by_job(attempt, job_uid, controller=False)],
+            "ownerReferences": [_owned_by_job(attempt.name, job_uid, controller=False)],
         },
         "immutable": True,
         "data": dict(attempt.texts),
     }
 
 
-def secret(attempt: Attempt, *, job_uid: str, plan: str) -> Object:
-    """The Secret with an attempt's plan of transfers, owned by its Job.
+def secret(identity: Identity, attempt: AttemptId, pipeline: str, *, job_uid: str, plan: str, authority: str) -> Object:
+    """The Secret with an attempt's plan of transfers, owned by its Job; whole each time that it is written.
+
+    It is not immutable: its requests expire, and it is put in its own place with new ones before they do.
 
     Args:
-        attempt: which.
+        identity: the execution.
+        attempt: which attempt of it.
+        pipeline: name of the pipeline; empty for an execution with a pipeline of its own.
         job_uid: the uid that the API server gave to the Job.
         plan: the plan, as the pod reads it.
+        authority: certificates, as PEM, of who signed that of the store; empty: those that all trust.
     """
-    authority = attempt.settings.store_authority
+    name = names.object_name(identity, attempt)
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": attempt.name,
-            "namespace": attempt.identity.namespace,
-            "labels": names.labels(attempt.identity, attempt.start.id, attempt.pipeline),
-            "ownerReferences": [_owned_by_job(attempt, job_uid, controller=False)],
+            "name": name,
+            "namespace": identity.namespace,
+            "labels": names.labels(identity, attempt, pipeline),
+            "ownerReferences": [_owned_by_job(name, job_uid, controller=False)],
         },
         "type": "Opaque",
         "stringData": {names.PLAN_ENTRY: plan} | ({names.AUTHORITY_ENTRY: authority} if authority else {}),
     }
 
 
-def renewed_secret(plan: str) -> Object:
-    """A merge patch of that Secret: the plan, valid for longer."""
-    return {"stringData": {names.PLAN_ENTRY: plan}}
-
-
-def _owned_by_job(attempt: Attempt, job_uid: str, *, controller: bool) -> Object:
-    reference: Object = {"apiVersion": "batch/v1", "kind": "Job", "name": attempt.name, "uid": job_uid}
+def _owned_by_job(name: str, job_uid: str, *, controller: bool) -> Object:
+    reference: Object = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job_uid}
     return {**reference, "controller": True, "blockOwnerDeletion": True} if controller else reference
 
 

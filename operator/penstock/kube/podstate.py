@@ -175,9 +175,10 @@ def supervised(pod: Object) -> bool:
     )
 
 
-def transfers(pod: Object) -> bool:
-    """Whether it reads a plan of transfers."""
-    return bool(pod["spec"].get("transfers"))
+def transfers_of(pod: Object) -> str:
+    """The uid of the Job whose plan of transfers it reads; empty: it reads none."""
+    uid: str = pod["spec"].get("transfersOf", "")
+    return uid
 
 
 def collector_state(pod: Object) -> Object:

@@ -31,12 +31,19 @@ def pod(body: Mapping[str, Any]) -> JsonObject:
             "activeDeadlineSeconds": spec.get("activeDeadlineSeconds"),
             "terminationGracePeriodSeconds": spec.get("terminationGracePeriodSeconds", 30),
             "runAsUser": spec.get("securityContext", {}).get("runAsUser"),
-            "transfers": any(each["name"] == names.TRANSFERS_VOLUME for each in spec.get("volumes", ())),
+            "transfersOf": _transfers_of(body),
             "containers": _containers(spec.get("containers", ())),
             "initContainers": _containers(spec.get("initContainers", ())),
         },
         "status": _shared(_status(body.get("status", {}))),
     }
+
+
+def _transfers_of(body: Mapping[str, Any]) -> str:
+    """The uid of its Job, if it reads a plan of transfers."""
+    reads = any(each["name"] == names.TRANSFERS_VOLUME for each in body.get("spec", {}).get("volumes", ()))
+    owners = body["metadata"].get("ownerReferences", ()) if reads else ()
+    return next((owner["uid"] for owner in owners if owner["kind"] == "Job"), "")
 
 
 def _status(status: Mapping[str, Any]) -> JsonObject:

@@ -46,31 +46,44 @@ def store(tmp_path: Path) -> FolderStore:
 
 
 class Secrets:
-    """A server that takes Secrets, and shows none.
+    """A server that takes Secrets, and shows none; an update that it takes puts a whole one in the place of another.
 
     Attributes:
-        plans: all that were written, the newest last.
+        written: all that were written, the newest last.
         away: whether it answers with an error.
     """
 
     def __init__(self, fake: Bench) -> None:
-        self.plans: list[Json] = []
+        self.written: list[Json] = []
         self.there = False
         self.away = False
         fake.server.default = self
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
-        assert request.method in ("POST", "PATCH")
+        assert request.method in ("POST", "PUT")
         assert "/namespaces/science/secrets" in request.path
         if self.away:
             return _error(403, "Forbidden")
         if request.method == "POST" and self.there:
             return _error(409, "AlreadyExists")
-        if request.method == "PATCH" and not self.there:
+        if request.method == "PUT" and not self.there:
             return _error(404, "NotFound")
         self.there = True
-        self.plans.append(json.loads((await request.json())["stringData"]["plan.json"]))
+        self.written.append(await request.json())
         return web.json_response({"metadata": {}}, status=201)
+
+    @property
+    def plans(self) -> list[Json]:
+        """The plans in them."""
+        return [json.loads(each["stringData"]["plan.json"]) for each in self.written]
+
+    def alike(self) -> bool:
+        """Whether all that were written are the same but for the plan."""
+        shells = [
+            each | {"stringData": {name: text for name, text in each["stringData"].items() if name != "plan.json"}}
+            for each in self.written
+        ]
+        return all(each == shells[0] for each in shells)
 
 
 def _error(code: int, reason: str) -> web.Response:
@@ -92,7 +105,7 @@ async def transfers(fake: Bench, store: FolderStore) -> AsyncIterator[Callable[[
     made: list[Transfers] = []
 
     def make() -> Transfers:
-        made.append(Transfers(fake.client(), store, SystemClock()))
+        made.append(Transfers(fake.client(), store, SystemClock(), authority="PEM"))
         return made[-1]
 
     yield make
@@ -131,6 +144,12 @@ async def test_a_plan_is_renewed_before_it_expires(
     first, last = server.plans[0], server.plans[-1]
     assert last["expires"] >= first["expires"]
     assert [each["key"] for each in last["outputs"]] == [each["key"] for each in first["outputs"]]
+    # Nothing is left of a Secret that is replaced: each says whose it is, and whom to trust.
+    assert server.alike()
+    meta = server.written[-1]["metadata"]
+    assert [(owner["kind"], owner["uid"]) for owner in meta["ownerReferences"]] == [("Job", "j")]
+    assert meta["labels"]["penstock.dev/step"] == "train"
+    assert server.written[-1]["stringData"]["ca.crt"] == "PEM"
 
 
 async def test_the_next_operator_renews_what_it_cannot_read_until_it_is_written(
@@ -144,12 +163,13 @@ async def test_the_next_operator_renews_what_it_cannot_read_until_it_is_written(
     await old.close()
     server.away = True
     new = transfers()
-    new.take_up(attempt.identity, attempt.start.id)
+    new.take_up(attempt.identity, attempt.start.id, pipeline=attempt.pipeline, job_uid="j")
     await until(lambda: len(fake.server.seen) > 3)
     server.away = False
     await until(lambda: len(server.plans) > 1)
     assert server.plans[1]["inputs"][0]["key"] == TABLE.key
     assert server.plans[1]["inputs"][0]["url"] != ""
+    assert server.alike()
 
 
 async def test_an_attempt_that_was_begun_already_keeps_its_plan(
@@ -161,6 +181,28 @@ async def test_an_attempt_that_was_begun_already_keeps_its_plan(
     await transfers().begin(both(), job_uid="j", again=True)
     assert len(server.plans) == 2
     assert await store.read(RECORD) == before
+
+
+async def test_a_secret_that_was_left_by_a_job_that_is_gone_becomes_the_next_ones(
+    fake: Bench, transfers: Callable[[], Transfers]
+) -> None:
+    server = Secrets(fake)
+    await transfers().begin(both(), job_uid="gone", again=False)
+    await transfers().begin(both(), job_uid="new", again=False)
+    assert [each["metadata"]["ownerReferences"][0]["uid"] for each in server.written] == ["gone", "new"]
+
+
+async def test_a_secret_that_has_gone_with_its_job_is_not_made_again(
+    fake: Bench, transfers: Callable[[], Transfers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SOONEST_SECONDS", 0.01)
+    monkeypatch.setattr(files, "LEAST_SECONDS", 0)
+    server = Secrets(fake)
+    await transfers().begin(both(timeout=0), job_uid="j", again=False)
+    server.there = False
+    asked = len(fake.server.seen)
+    await until(lambda: len(fake.server.seen) > asked)
+    assert len(server.plans) == 1
 
 
 async def test_the_end_of_an_attempt_leaves_nothing(

@@ -119,7 +119,7 @@ def test_large_values_need_neither_a_plan_nor_inputs() -> None:
     told = settings_of(step)
     assert (told["plan_file"], told["inputs_dir"], told["given_dir"], told["environment"]) == ("", "", "", {})
     assert {each["mountPath"] for each in step["volumeMounts"]} == {"/penstock/values", "/penstock/outputs"}
-    assert not podstate.transfers(trimming.pod(found))
+    assert podstate.transfers_of(trimming.pod(found)) == ""
 
 
 def test_who_signed_the_stores_certificate_is_for_the_supervisor_alone() -> None:
@@ -131,7 +131,7 @@ def test_who_signed_the_stores_certificate_is_for_the_supervisor_alone() -> None
 def test_what_is_kept_of_a_pod_still_says_that_it_is_supervised() -> None:
     assert podstate.supervised(trimming.pod(a_pod(outputs={"m": "file"})))
     assert not podstate.supervised(trimming.pod(a_pod(outputs={"n": "number"})))
-    assert podstate.transfers(trimming.pod(a_pod(outputs={"m": "file"})))
+    assert podstate.transfers_of(trimming.pod(a_pod(outputs={"m": "file"}))) == "j-1"
 
 
 # --- what becomes of it -----------------------------------------------------------------------------

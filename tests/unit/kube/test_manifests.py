@@ -186,9 +186,10 @@ def test_what_a_template_starts_first_is_there_when_files_are_fetched() -> None:
 
 def test_the_plan_is_a_secret_of_the_attempts_job() -> None:
     attempt = an_attempt(STORE, outputs={"model": "file"})
-    found = secret(attempt, job_uid="j-1", plan="{}")
+    found = secret(IDENTITY, attempt.start.id, attempt.pipeline, job_uid="j-1", plan="{}", authority="")
     assert found["stringData"] == {"plan.json": "{}"}
     assert found["metadata"]["name"] == attempt.name
+    assert found["metadata"]["labels"] == attempt.labels
     assert found["metadata"]["ownerReferences"] == [
         {"apiVersion": "batch/v1", "kind": "Job", "name": attempt.name, "uid": "j-1"}
     ]
@@ -197,7 +198,8 @@ def test_the_plan_is_a_secret_of_the_attempts_job() -> None:
 
 def test_a_store_with_an_authority_of_its_own_is_trusted_by_what_transfers_and_by_nothing_else() -> None:
     attempt = an_attempt(replace(STORE, store_authority="PEM"), inputs={"table": FILE}, outputs={"model": "file"})
-    assert secret(attempt, job_uid="j-1", plan="{}")["stringData"]["ca.crt"] == "PEM"
+    found = secret(IDENTITY, attempt.start.id, "", job_uid="j-1", plan="{}", authority="PEM")
+    assert found["stringData"] == {"plan.json": "{}", "ca.crt": "PEM"}
     spec = pod(attempt, job_uid="j-1")["spec"]
     trusting = {
         each["name"]: [item["value"] for item in each["env"] if item["name"] == "SSL_CERT_FILE"]
