@@ -54,8 +54,8 @@ image: ## Build the container image; IMAGE=name, BASE=image to build on
 	"$$builder" build $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(IMAGE) .
 
 lock: $(READY) ## Pin all dependencies anew, with hashes, for every platform
-	@$(COMPILE) --group dev --extra operator --extra gateway --extra client --output-file requirements.lock pyproject.toml
-	@$(COMPILE) --extra operator --extra gateway --output-file requirements-operator.lock pyproject.toml
+	@$(COMPILE) --group dev --extra operator --extra gateway --extra client --extra history --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --extra operator --extra gateway --extra history --output-file requirements-operator.lock pyproject.toml
 	@echo 'hatchling>=1.27' | $(COMPILE) --output-file requirements-build.lock -
 
 clean: ## Remove everything that was made here
