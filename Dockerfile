@@ -34,7 +34,7 @@ COPY operator operator
 # `--no-index`: what the lock file has not is an error here and not when it runs.
 RUN /tools/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels . \
  && /tools/bin/pip --python /opt/penstock/bin/python install --no-index --no-compile \
-      "$(echo /wheels/*.whl)[operator,gateway]" \
+      "$(echo /wheels/*.whl)[operator,gateway,history]" \
  && /opt/penstock/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
       -x '/pygments/(lexers|styles)/' /opt/penstock/lib
 

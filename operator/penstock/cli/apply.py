@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli.cluster import Refused, Where, on_cluster, reference, where_options
 from penstock.cli.main import OK, complain, emit
-from penstock.kube.resources import DEPLOYMENTS, EXECUTIONS, PIPELINES, Resource
+from penstock.kube.resources import CONFIG_MAPS, DEPLOYMENTS, EXECUTIONS, PIPELINES, SECRETS, Resource
 
 if TYPE_CHECKING:
     from penstock.api.manifest import Document
@@ -22,6 +23,10 @@ MANAGER = "penstock-cli"
 
 _ORDER = {"Pipeline": PIPELINES, "Deployment": DEPLOYMENTS, "Execution": EXECUTIONS}
 """Kinds in the order in which they are applied: first what others name."""
+_BESIDE = {"ConfigMap": CONFIG_MAPS, "Secret": SECRETS}
+"""Kinds that a cluster has kubectl for, and one machine has not."""
+SOURCE_ANNOTATION = "penstock.dev/source"
+"""On a pipeline of this machine: the folder whose files its steps find in their working directory."""
 
 
 @click.command("apply")
@@ -54,25 +59,50 @@ def command(where: Where, files: tuple[str, ...], more: tuple[str, ...], force_c
         raise InvalidManifest(errors)
     for problem in problems:
         complain(f"warning: {problem.sentence()}")
-    ours = [document for document in documents if document.ours and document.kind in _ORDER]
-    for document in documents:
-        if document not in ours:
-            complain(f'{document.kind or "object"} "{document.name}" is not applied here: use kubectl apply')
-    if not ours:
-        raise click.UsageError("There is no Pipeline, Deployment or Execution in what was given.")
-    ours.sort(key=lambda document: list(_ORDER).index(document.kind))
+    ours = to_apply(documents, local=where.local)
 
     async def work(cluster: Cluster) -> int:
-        bodies = [(_ORDER[document.kind], body_of(cluster, document)) for document in ours]
-        for resource, body in bodies:
-            name, done = await apply(cluster, resource, body, force=force_conflicts)
-            emit(f"{reference(resource, name)} {done}")
+        for line in await apply_all(cluster, ours, force=force_conflicts, local=where.local):
+            emit(line)
         return OK
 
     return on_cluster(where, work)
 
 
-def body_of(cluster: Cluster, document: Document) -> dict[str, Any]:
+def to_apply(documents: Sequence[Document], *, local: bool) -> list[Document]:
+    """The documents that this command applies, in their order; people are told of the others.
+
+    Raises:
+        click.UsageError: there are none.
+    """
+    kinds = {**_ORDER, **_BESIDE} if local else _ORDER
+    ours = [each for each in documents if each.kind in kinds and each.ours == (each.kind in _ORDER)]
+    for document in documents:
+        if document not in ours:
+            remedy = "it has no place on one machine" if local else "use kubectl apply"
+            complain(f'{document.kind or "object"} "{document.name}" is not applied here: {remedy}')
+    if documents and not ours:
+        raise click.UsageError("There is no Pipeline, Deployment or Execution in what was given.")
+    return sorted(ours, key=lambda document: list(kinds).index(document.kind))
+
+
+async def apply_all(
+    cluster: Cluster, documents: Sequence[Document], *, force: bool = False, local: bool = False
+) -> list[str]:
+    """Apply documents; gives a line about each.
+
+    Raises:
+        Refused, ApiError: one is not taken; those before it are applied.
+    """
+    bodies = [({**_ORDER, **_BESIDE}[each.kind], body_of(cluster, each, local=local)) for each in documents]
+    lines = []
+    for resource, body in bodies:
+        name, done = await apply(cluster, resource, body, force=force)
+        lines.append(f"{reference(resource, name)} {done}")
+    return lines
+
+
+def body_of(cluster: Cluster, document: Document, *, local: bool = False) -> dict[str, Any]:
     """What is sent of a document: as it was written, with a namespace and without a status.
 
     Raises:
@@ -91,6 +121,9 @@ def body_of(cluster: Cluster, document: Document) -> dict[str, Any]:
     metadata["namespace"] = own or cluster.namespace
     for key in ("uid", "resourceVersion", "managedFields", "creationTimestamp", "generation"):
         metadata.pop(key, None)  # of an object that was printed by `get`
+    if local and document.file and document.kind in {"Pipeline", "Execution"}:
+        source = str(Path(document.file).resolve().parent)
+        metadata["annotations"] = {SOURCE_ANNOTATION: source} | (metadata.get("annotations") or {})
     return {key: value for key, value in document.data.items() if key != "status"} | {"metadata": metadata}
 
 

@@ -67,6 +67,7 @@ class Where:
         user: whom requests are made for; None: who the credentials say.
         groups: of that user.
         uid: of that user.
+        local: whether `penstock serve` of this machine is meant.
     """
 
     kubeconfig: Path | None = None
@@ -75,6 +76,7 @@ class Where:
     user: str | None = None
     groups: tuple[str, ...] = ()
     uid: str | None = None
+    local: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,10 @@ def where_options(command: F) -> F:
 
     @functools.wraps(command)
     def wrapped(**options: Any) -> Any:
-        return command(where=Where(**{name: options.pop(name) for name in Where.__dataclass_fields__}), **options)
+        where = Where(**{name: options.pop(name) for name in Where.__dataclass_fields__})
+        if where.local and where != Where(local=True, namespace=where.namespace):
+            raise click.UsageError("--local is this machine: leave out --kubeconfig, --context and --as, or --local.")
+        return command(where=where, **options)
 
     for option in (
         click.option("--as-uid", "uid", metavar="UID", help="Uid of --as."),
@@ -113,9 +118,27 @@ def where_options(command: F) -> F:
             type=click.Path(dir_okay=False, path_type=Path),
             help="Kubeconfig file; by default those of KUBECONFIG, or ~/.kube/config.",
         ),
+        click.option("--local", is_flag=True, help="What `penstock serve` keeps on this machine (PENSTOCK_HOME)."),
     ):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[return-value]  # click's options keep what they are given
+
+
+def located(where: Where) -> Where:
+    """The same; with `--local`, by the kubeconfig of `penstock serve` that keeps this folder's home, or PENSTOCK_HOME.
+
+    Raises:
+        Refused: nothing is served there.
+    """
+    if not where.local:
+        return where
+    found = Path(os.environ.get("PENSTOCK_HOME") or ".penstock") / "kubeconfig"
+    if not found.exists():
+        raise Refused(
+            f"--local: {found} is not there, so nothing is served here; run `penstock serve`, or say with "
+            "PENSTOCK_HOME which home is meant"
+        )
+    return replace(where, kubeconfig=found)
 
 
 def lacking() -> int | None:
@@ -152,6 +175,7 @@ async def _connected(where: Where, work: Callable[[Cluster], Awaitable[int]]) ->
     from penstock.kube.credentials import Sessions, find_source  # noqa: PLC0415
     from penstock.kube.transport import Settings, Transport  # noqa: PLC0415
 
+    where = located(where)
     source = find_source(environment(), kubeconfig=where.kubeconfig, context=where.context, plugins=True)
     if where.user is not None or where.groups or where.uid is not None:
         source = _Impersonating(source, where)

@@ -53,7 +53,7 @@ def command(host: str, port: int, kubeconfig: Path | None, context: str | None) 
     except ImportError as error:
         complain(f'the gateway needs more than is installed ({error.name}); install "penstock[operator,gateway]"')
         return USAGE
-    from penstock.gateway.access import Cluster  # noqa: PLC0415
+    from penstock.gateway.access import Cluster, connecting  # noqa: PLC0415
     from penstock.gateway.app import application  # noqa: PLC0415
     from penstock.gateway.server import Server  # noqa: PLC0415
     from penstock.gateway.settings import from_environment  # noqa: PLC0415
@@ -84,7 +84,7 @@ def command(host: str, port: int, kubeconfig: Path | None, context: str | None) 
     served = application(
         store,
         None if files is None else files.signing_keys,
-        None if source is None else Cluster(source),
+        None if source is None else Cluster(connecting(source)),
         service=service,
         lifespan=lifespan,
         max_file_bytes=MAX_FILE_BYTES if files is None else files.max_file_bytes,

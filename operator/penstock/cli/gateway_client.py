@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from penstock.cli.cluster import NoObject, Refused, Where, environment
+from penstock.cli.cluster import NoObject, Refused, Where, environment, located
 from penstock.cli.main import ERROR
 
 if TYPE_CHECKING:
@@ -184,6 +184,9 @@ def find_gateway(where: Where, url: str | None, token: str | None, *, namespace:
     Raises:
         Refused: no gateway is named, or there is no token.
     """
+    where = located(where)
+    if where.local and not url:
+        url = _served_by(where)
     if not url:
         raise Refused(NO_GATEWAY)
     split = urllib.parse.urlsplit(url)
@@ -211,6 +214,14 @@ def find_gateway(where: Where, url: str | None, token: str | None, *, namespace:
         namespace=place,
         impersonate=who or (access.impersonate if access is not None and token is None else ()),
     )
+
+
+def _served_by(where: Where) -> str:
+    """The address of `penstock serve`, whose gateway is beside its API server."""
+    from penstock.kube.credentials import find_source  # noqa: PLC0415
+
+    server = find_source({}, kubeconfig=where.kubeconfig).load().server
+    return server.rpartition("/")[0]
 
 
 def _acts(where: Where) -> bool:

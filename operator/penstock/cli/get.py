@@ -42,7 +42,6 @@ FORMATS = ("table", "wide", "json", "yaml", "name")
 @click.option("--all-namespaces", "-A", is_flag=True, help="Of all namespaces.")
 @click.option("--watch", "-w", is_flag=True, help="Go on with what changes until Ctrl-C; one kind at a time.")
 @click.option("--force", is_flag=True, help="Outputs: replace what is in the folder already.")
-@click.option("--local", is_flag=True, help="Outputs: of an execution of this machine.")
 @home_option
 @gateway_options
 @where_options
@@ -61,7 +60,7 @@ def command(
     kinds can be named as KIND/NAME.
 
     `get outputs EXECUTION -o FOLDER` puts each output into FOLDER by its name: files and folders as they are, texts as
-    NAME.txt, other values as NAME.json. Without -o it prints them. --local means an execution of this machine.
+    NAME.txt, other values as NAME.json. Without -o it prints them. Outputs of this machine (--local) need no server.
     """
     if words[:1] == ("outputs",):
         if selector or all_namespaces or watch:
@@ -124,7 +123,7 @@ def _format(output: str | None) -> str:
         click.UsageError: there is no such way, or an option is only for outputs.
     """
     sources = click.get_current_context().get_parameter_source
-    for name in ("force", "local", "home", "gateway", "token"):
+    for name in ("force", "home", "gateway", "token"):
         if sources(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} is for outputs: penstock get outputs EXECUTION.")
     if output is not None and output not in FORMATS:

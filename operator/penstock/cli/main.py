@@ -27,6 +27,7 @@ CANCELLED = 130
 
 COMMANDS = {
     "run": ("penstock.cli.run", "Run a pipeline here and now, without a cluster."),
+    "serve": ("penstock.cli.serve", "Keep deployments on this machine: schedules, endpoints, the API."),
     "lint": ("penstock.cli.lint", "Check manifests and say all that is wrong with them."),
     "graph": ("penstock.cli.graph", "Draw the graph of a pipeline as text or Mermaid."),
     "schema": ("penstock.cli.schema", "Print the JSON Schema of manifests, for editors."),
@@ -42,7 +43,7 @@ COMMANDS = {
     "suspend": ("penstock.cli.change:suspend", "Start nothing new of an execution or deployment on a cluster."),
     "resume": ("penstock.cli.change:resume", "Go on with what was suspended on a cluster."),
     "trigger": ("penstock.cli.trigger:trigger", "Start an execution of a deployment on a cluster."),
-    "token": ("penstock.cli.trigger:token", "Rotate the token of an endpoint on a cluster."),
+    "token": ("penstock.cli.trigger:token", "Show or rotate the token of an endpoint."),
     "schedule": ("penstock.cli.schedule", "Show when a schedule comes."),
     "retry": ("penstock.cli.change:retry", "Run a finished execution on a cluster again."),
     "delete": ("penstock.cli.change:delete", "Delete objects of a cluster."),

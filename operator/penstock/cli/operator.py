@@ -19,7 +19,7 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
     """
     try:
         import aiohttp  # noqa: F401, PLC0415
-        import uvloop  # noqa: PLC0415
+        import uvloop  # noqa: F401, PLC0415
 
         from penstock.kube.clients import import_kopf  # noqa: PLC0415
 
@@ -28,9 +28,9 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
         complain(f"the operator needs more than is installed ({error.name}); install penstock[operator]")
         return USAGE
     import asyncio  # noqa: PLC0415
-    import gc  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
+    from penstock.cli import longlived  # noqa: PLC0415
     from penstock.kube.credentials import CredentialsError, Sessions, find_source  # noqa: PLC0415
     from penstock.kube.logs import set_up  # noqa: PLC0415
     from penstock.kube.objectstore import opened  # noqa: PLC0415
@@ -64,14 +64,8 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
         async with opened(store) as objects:
             await run(settings, sessions, stop, objects, take_signals=take_signals)
 
-    # What has been imported lives as long as the process: looking through it for garbage again and again, and that
-    # after every 700 new objects, takes one part in twenty of the time. The loop in C saves as much again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work())
+        longlived.run(work())
     except storage.BadSettings as error:
         complain(str(error))
         return USAGE

@@ -30,7 +30,6 @@ def get_outputs(
     output: str | None,
     *,
     force: bool,
-    local: bool,
     home: Path,
     gateway: str | None,
     token: str | None,
@@ -42,7 +41,6 @@ def get_outputs(
         words: the execution.
         output: the folder; None: print them.
         force: replace what is there.
-        local: look at this machine and not at a cluster.
         home: where this machine keeps executions.
         gateway: where the cluster's gateway is.
         token: who we are there.
@@ -54,8 +52,8 @@ def get_outputs(
     folder = None if output is None else Path(output)
     chosen = click.get_current_context().get_parameter_source("home") is click.core.ParameterSource.COMMANDLINE
     try:
-        if local or chosen:
-            if where != Where():
+        if where.local or chosen:
+            if where not in {Where(), Where(local=True)}:
                 raise click.UsageError("--local means this machine: leave out the options that name a cluster.")
             return _local(home, name, folder, force)
         if (code := lacking()) is not None:

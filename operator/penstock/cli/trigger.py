@@ -156,6 +156,46 @@ def token() -> None:
     """Tokens of endpoints."""
 
 
+@token.command("show")
+@click.argument("deployment", metavar="DEPLOYMENT")
+@where_options
+def show(where: Where, deployment: str) -> int:
+    """Print the token of an endpoint. On a cluster it takes the right to read the Secret that holds it."""
+    if (code := lacking()) is not None:
+        return code
+    name = deployment.removeprefix("deployment/").removeprefix("pdep/")
+
+    async def work(cluster: Cluster) -> int:
+        from penstock.controller.ports import Refused as NotRead  # noqa: PLC0415
+        from penstock.kube.tokens import read_token  # noqa: PLC0415
+
+        body = await _with_endpoint(cluster, name)
+        secret = ((body.get("status") or {}).get("endpoint") or {}).get("tokenSecret")
+        if not secret:
+            raise Refused(f'deployment "{name}" has no token yet; see `penstock describe deployment/{name}`', ERROR)
+        try:
+            emit(await read_token(cluster.client, cluster.namespace, secret))
+        except NotRead:
+            raise Refused(
+                f'you may not read Secret "{secret}" in namespace "{cluster.namespace}", which has it'
+            ) from None
+        return OK
+
+    return on_cluster(where, work)
+
+
+async def _with_endpoint(cluster: Cluster, name: str) -> dict[str, Any]:
+    """A deployment with an endpoint.
+
+    Raises:
+        Refused: there is none.
+    """
+    body = await fetch(cluster, DEPLOYMENTS, name)
+    if "endpoint" not in body["spec"]:
+        raise Refused(f'deployment "{name}" has a schedule and no endpoint, so it has no token')
+    return body
+
+
 @token.command("rotate")
 @click.argument("deployment", metavar="DEPLOYMENT")
 @click.option("--overlap", default="1h", show_default=True, help="How long the old token stays valid: 30m, 1h, 2d, 0.")
@@ -181,9 +221,7 @@ async def _rotate(cluster: Cluster, name: str, overlap: str) -> int:
     from penstock.cli.cluster_follow import versions  # noqa: PLC0415
     from penstock.controller.tokens import OVERLAP_ANNOTATION, ROTATE_ANNOTATION  # noqa: PLC0415
 
-    body = await fetch(cluster, DEPLOYMENTS, name)
-    if "endpoint" not in body["spec"]:
-        raise Refused(f'deployment "{name}" has a schedule and no endpoint, so it has no token')
+    await _with_endpoint(cluster, name)
     asked = secrets.token_hex(8)
     change = {"metadata": {"annotations": {ROTATE_ANNOTATION: asked, OVERLAP_ANNOTATION: overlap}}}
     await cluster.client.patch(DEPLOYMENTS, name, cluster.namespace, change)
@@ -193,12 +231,8 @@ async def _rotate(cluster: Cluster, name: str, overlap: str) -> int:
             async for found in seen:
                 endpoint = (found.get("status") or {}).get("endpoint") or {}
                 if endpoint.get("rotation") == asked:
-                    secret = endpoint["tokenSecret"]
                     emit(f"the token of deployment {name} is a new one; the old one is valid for {overlap}")
-                    emit(
-                        f"read it with: kubectl get secret {secret} --namespace {cluster.namespace} "
-                        "--output jsonpath='{.data.token}' | base64 -d"
-                    )
+                    emit(f"read it with: penstock token show {name} --namespace {cluster.namespace}")
                     return OK
     except TimeoutError:
         message = "no operator has made the token so far: is one running, and does it look after namespace"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from penstock.client.errors import Denied, InvalidInputs, PenstockError, TimedOut
+from penstock.client.errors import Denied, InvalidInputs, TimedOut
 from penstock.client.types import (
     DataObject,
     Digest,
@@ -240,10 +240,9 @@ class Operations:
 
     def _data(self, path: str) -> str:
         split = urlsplit(self.url)
-        base, mark, namespace = split.path.partition("/environments/")
-        if not mark:
-            raise PenstockError("the data store is reached at an environment: …/environments/NAMESPACE")
-        return f"{split.scheme}://{split.netloc}{base}/api/v1/namespaces/{namespace}/{path}"
+        base, _, namespace = split.path.partition("/environments/")
+        # At the root of `penstock serve` there is one environment.
+        return f"{split.scheme}://{split.netloc}{base}/api/v1/namespaces/{namespace or 'default'}/{path}"
 
     def _auth(self, endpoint_token: str | None) -> dict[str, str]:
         if endpoint_token is not None:

@@ -14,7 +14,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -125,16 +125,34 @@ class _As:
         )
 
 
+Connect = Callable[[Caller], AbstractAsyncContextManager[Transport]]
+"""Opens a way to the API server with the credentials of a caller and no others."""
+
+
+def connecting(source: Source) -> Connect:
+    """Connects to the API server that a source names; its credentials are not used."""
+
+    @asynccontextmanager
+    async def connect(who: Caller) -> AsyncIterator[Transport]:
+        sessions = Sessions(_As(source, who))
+        try:
+            yield Transport(sessions, settings=Settings(tries=_TRIES))
+        finally:
+            await sessions.close()
+
+    return connect
+
+
 class Cluster:
     """The API server, as callers may use it.
 
     Args:
-        source: says where it is; its credentials are not used.
+        connect: opens a way to it.
         clock: gives seconds from any fixed moment.
     """
 
-    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
-        self._source = source
+    def __init__(self, connect: Connect, clock: Callable[[], float] = time.monotonic) -> None:
+        self._connect = connect
         self._clock = clock
         self._answers: OrderedDict[tuple[str, ...], tuple[float, str | None]] = OrderedDict()
 
@@ -194,17 +212,8 @@ class Cluster:
         return await self._as(who, lambda transport: living(Client(transport), namespace, uids))
 
     async def _as(self, who: Caller, work: Callable[[Transport], Awaitable[T]]) -> T:
-        async with _sessions(_As(self._source, who)) as sessions:
-            return await work(Transport(sessions, settings=Settings(tries=_TRIES)))
-
-
-@asynccontextmanager
-async def _sessions(source: Source) -> AsyncIterator[Sessions]:
-    sessions = Sessions(source)
-    try:
-        yield sessions
-    finally:
-        await sessions.close()
+        async with self._connect(who) as transport:
+            return await work(transport)
 
 
 async def _whoami(transport: Transport) -> Person:

@@ -23,7 +23,7 @@ from penstock.gateway.files import Files
 from penstock.gateway.metrics import Measured, Metrics
 from penstock.gateway.service import Service
 from penstock.storage.errors import StoreError
-from penstock.storage.folder import FolderStore, Writer
+from penstock.storage.folder import FolderStore
 from penstock.storage.objects import Store
 from penstock.storage.plans import MAX_FILE_BYTES
 from penstock.storage.signing import SigningKeys
@@ -128,7 +128,7 @@ def _ready(store: Store | None, service: Service | None) -> Callable[[Request], 
         trouble = service.trouble() if service is not None else ""
         if not trouble and isinstance(store, FolderStore):
             try:
-                await asyncio.to_thread(_probe, store)
+                await asyncio.to_thread(store.probe)
             except StoreError as problem:
                 trouble = str(problem)
         if trouble:
@@ -136,11 +136,6 @@ def _ready(store: Store | None, service: Service | None) -> Callable[[Request], 
         return JSONResponse({"status": "ok"})
 
     return ready
-
-
-def _probe(store: FolderStore) -> None:
-    with Writer(store, "probe") as writer:
-        writer.write(b"probe")
 
 
 async def _healthy(request: Request) -> Response:

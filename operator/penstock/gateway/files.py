@@ -112,7 +112,7 @@ class Files:
             raise _Refused(403, "Forbidden", f"{error}; signed URLs are for one object and one method") from None
 
     async def _get(self, request: Request, grant: Grant) -> Response:
-        file, stat = await asyncio.to_thread(self._store.open, grant.key)
+        file, stat = await self._store.opened(grant.key)
         try:
             return await self._send(request, file, stat)
         except BaseException:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from penstock.api.execution import ExecutionPhase
+from penstock.api.pipeline import PipelineSpec
 from penstock.controller.ports import Brief, NewExecution, PipelineState, Refused, StoredDeployment, Transient
 from penstock.controller.serving import DEPLOYMENT_LABEL, TRIGGER_LABEL
 from penstock.engine.mapping import ConfigKey
@@ -18,7 +19,7 @@ from penstock.engine.status import from_timestamp, to_timestamp
 from penstock.kube.client import Client
 from penstock.kube.errors import AlreadyExists, ApiError, Forbidden, Invalid, NotFound, TooLarge, port_error
 from penstock.kube.resources import CONFIG_MAPS, DEPLOYMENTS, EXECUTIONS
-from penstock.kube.revisions import NotReady, Reading, Revisions
+from penstock.kube.revisions import NotReady, Reading
 from penstock.kube.tokens import read_token, write_token
 from penstock.step.values import JsonObject
 
@@ -28,6 +29,19 @@ SCHEDULED_AT: Final = "penstock.dev/scheduled-at"
 """Annotation of an execution: the time of the schedule that it is for."""
 CANCELLED_BECAUSE: Final = "penstock.dev/cancelled-because"
 """Annotation of an execution that was cancelled to make room for another: why."""
+
+
+class Resolver(Protocol):
+    """Finds revisions of pipelines."""
+
+    async def resolve(self, namespace: str, name: str, number: int | None, pinned: str) -> tuple[str, PipelineSpec]:
+        """See `revisions.Revisions.resolve`."""
+
+
+def on_gateway(public_url: str) -> Callable[[str, str], str]:
+    """Where the endpoints of all namespaces are on a gateway with this address; empty: nobody knows it."""
+    base = public_url.rstrip("/")
+    return lambda namespace, path: f"{base}/environments/{namespace}/endpoints/{path}" if base else ""
 
 
 @dataclass(slots=True)
@@ -71,16 +85,20 @@ class KubeDeployments:
         client: the REST client.
         revisions: revisions of pipelines.
         mark: called with the uid of a deployment that should be looked at, and whether that is urgent.
-        public_url: address of the gateway as callers know it; empty: nobody knows it.
+        endpoint_url: gives the address of the endpoint of a namespace that has a path; empty where nobody knows it.
     """
 
     def __init__(
-        self, client: Client, revisions: Revisions, mark: Callable[[str, bool], None], public_url: str = ""
+        self,
+        client: Client,
+        revisions: Resolver,
+        mark: Callable[[str, bool], None],
+        endpoint_url: Callable[[str, str], str],
     ) -> None:
         self._client = client
         self._revisions = revisions
         self._mark = mark
-        self._public_url = public_url.rstrip("/")
+        self._endpoint_url = endpoint_url
         self._known: dict[str, _Known] = {}
         self._owned: dict[str, dict[str, _Execution]] = {}
         self._owners: dict[str, tuple[str, str]] = {}
@@ -233,7 +251,6 @@ class KubeDeployments:
         if known is None:
             return None
         path = (known.spec.get("endpoint") or {}).get("path", "")
-        url = f"{self._public_url}/environments/{known.namespace}/endpoints/{path}" if self._public_url else ""
         return StoredDeployment(
             namespace=known.namespace,
             name=known.name,
@@ -244,7 +261,7 @@ class KubeDeployments:
             edited_at=known.edited_at,
             pipeline=await self._pipeline(known),
             executions=[each.brief for each in self._executions(key).values()],
-            url=url if path else "",
+            url=self._endpoint_url(known.namespace, path) if path else "",
             rival=self._rival(key, known, path),
         )
 

@@ -27,7 +27,7 @@ from penstock.kube.attempts import KubeAttempts
 from penstock.kube.client import Client
 from penstock.kube.comparing import Comparison
 from penstock.kube.credentials import Sessions
-from penstock.kube.deployments import KubeDeployments
+from penstock.kube.deployments import KubeDeployments, on_gateway
 from penstock.kube.errors import ApiError
 from penstock.kube.executions import Known, KubeExecutions
 from penstock.kube.files import Transfers
@@ -112,13 +112,13 @@ class Operator:
             client,
             self.revisions,
             lambda key, urgent: self.scheduler.mark(key, urgent=urgent),
-            settings.public_url,
+            on_gateway(settings.public_url),
         )
         self._teller = Teller(self._recorder, metrics, self._clock, self.executions, self.deployments)
         self._finished = Finished(client, self.executions, self._clock)
         self._transfers, self._sweeper = None, None
         if objects is not None:
-            self._transfers = Transfers(client, objects.store, self._clock, objects.max_file_bytes)
+            self._transfers = Transfers(client, objects.store, self._clock, objects.max_file_bytes, objects.authority)
             self._sweeper = Sweeper(
                 client,
                 objects.store,

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from penstock.api.base import MAX_MESSAGE
@@ -27,13 +28,14 @@ from penstock.controller.ports import Clock, Transient
 from penstock.engine.reasons import Reason
 from penstock.engine.types import AttemptId, AttemptPhase, Limits, Observation, StartAttempt, StopAttempt
 from penstock.local.folders import Folder, collect_outputs, os_problem
-from penstock.local.home import Home, LocalError, attempt_path
+from penstock.local.home import Home, LocalError
 from penstock.local.journal import Journal, Record
 from penstock.local.logs import last_line
 from penstock.local.objects import Objects
 from penstock.local.spawn import Command, Process, end_leftovers, is_alive, read_state, spawn
 from penstock.local.store import RunInfo
 from penstock.step.values import Declared
+from penstock.storage.paths import output_key
 
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL."""
@@ -120,6 +122,7 @@ class LocalAttempts(ABC):
         self._info: dict[str, RunInfo] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
+        self._idle: dict[str, asyncio.Event] = {}
 
     # What the kinds of attempts differ in
 
@@ -236,6 +239,11 @@ class LocalAttempts(ABC):
             await self.stop(key, StopAttempt(run.seen.id, Reason.CANCELLED))
         self._news.pop(key, None)
         self._info.pop(key, None)
+
+    async def idle(self, key: str) -> None:
+        """Wait until nothing of an execution runs that is known of here."""
+        if key in self._runs:
+            await self._idle.setdefault(key, asyncio.Event()).wait()
 
     # For people
 
@@ -363,7 +371,7 @@ class LocalAttempts(ABC):
             run.folder,
             run.declared,
             self.machine.objects,
-            key=f"{run.key}/{attempt_path(run.seen.id)}",
+            key=partial(output_key, run.key, run.seen.id),
             limit=self.machine.limits.step_output_bytes,
             succeeded=end.exit_code == 0,
         )
@@ -389,6 +397,8 @@ class LocalAttempts(ABC):
         self._runs[run.key].pop(seen.id, None)
         if not self._runs[run.key]:
             del self._runs[run.key]
+            if run.key in self._idle:
+                self._idle.pop(run.key).set()
         self._record(run.key, seen)
         self._tell(run.key, seen)
 

@@ -13,7 +13,7 @@ Shared by processes and containers; nothing here starts anything. In `runs/<uid>
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +132,13 @@ def _present(file: File, objects: Objects, place: str) -> Path:
 
 
 def collect_outputs(
-    folder: Folder, declared: Sequence[Declared], objects: Objects, *, key: str, limit: int, succeeded: bool
+    folder: Folder,
+    declared: Sequence[Declared],
+    objects: Objects,
+    *,
+    key: Callable[[str], str],
+    limit: int,
+    succeeded: bool,
 ) -> Left:
     """Read what an attempt gave and take its files into the object store. May be repeated: it gives the same again.
 
@@ -140,7 +146,7 @@ def collect_outputs(
         folder: the attempt's.
         declared: the step's outputs.
         objects: the store.
-        key: where in the store its files are to be: `<key>/<name>`.
+        key: the key of a file in the store, given the name of its output.
         limit: bytes that its values may have.
         succeeded: whether its command did; of one that failed nothing is demanded, what is there and sound is kept.
     """
@@ -148,12 +154,12 @@ def collect_outputs(
     outputs: dict[str, Value] = {}
     try:
         for name in files:  # taken in before penstock was ended, but not recorded
-            objects.take_back(f"{key}/{name}", folder.outputs / name)
+            objects.take_back(key(name), folder.outputs / name)
         found = collect(declared, folder.output, folder.outputs, limit=limit)
         outputs.update(found.values)
         # Links first: what they point to may be an output of its own, about to be moved.
         for name in sorted(found.files, key=lambda name: not (folder.outputs / name).is_symlink()):
-            outputs[name] = objects.put(folder.outputs / name, f"{key}/{name}")
+            outputs[name] = objects.put(folder.outputs / name, key(name))
     except StoreFull as error:
         return Left({}, Reason.STEP_ERROR, str(error))
     except OSError as error:

@@ -18,9 +18,11 @@ from typing import Any
 
 from penstock.engine.status import load_values
 from penstock.local.database import Database
-from penstock.local.home import Busy, Home, Ownership
-from penstock.local.objects import LEFT_BY_COPIES, remove_tree, usage
+from penstock.local.filestore import WRITES, HomeStore
+from penstock.local.home import Busy, Home, HomeError, Ownership
+from penstock.local.objects import below_objects, leftovers, remove, remove_tree, usage
 from penstock.storage.cache import files_of
+from penstock.storage.errors import StoreError
 
 DAY = 86_400.0
 
@@ -146,7 +148,7 @@ class Collector:
         }
 
     def _needed(self, uids: Iterable[str]) -> set[str]:
-        """Keys of all files that executions hold: inputs, outputs of their steps, of items and of attempts."""
+        """Where in `objects/` all files are that executions hold: inputs, outputs of steps, of items, of attempts."""
         found: set[str] = set()
         for uid in uids:
             for table, columns in _JSON.items():
@@ -158,9 +160,11 @@ class Collector:
         return found
 
     def _cached(self) -> dict[str, list[str]]:
-        """Keys of the files of cache entries, by fingerprint."""
+        """Where in `objects/` the files of cache entries are, by fingerprint."""
         return {
-            row["fingerprint"]: [file.key for file in files_of(load_values(json.loads(row["outputs"])).values())]
+            row["fingerprint"]: [
+                below_objects(file.key) for file in files_of(load_values(json.loads(row["outputs"])).values())
+            ]
             for row in self._db.rows("SELECT fingerprint, outputs FROM cache")
         }
 
@@ -215,13 +219,16 @@ class Collector:
 
     def _sweep_copies(self, now: float, *, dry_run: bool) -> int:
         """Remove what killed copies have left in the data store; a copy that takes a day is not believed to live."""
-        size = 0
-        for folder in (self._home.datastore, self._home.datastore / "uploads"):
-            for path in folder.glob(f"{LEFT_BY_COPIES}*"):
-                if now - path.stat().st_mtime > DAY:
-                    size += usage(path)[0]
-                    if not dry_run:
-                        remove_tree(path)
+        try:
+            size = HomeStore(self._home).clean(now, dry_run=dry_run)
+        except StoreError as error:
+            raise HomeError(str(error)) from error
+        for path in leftovers(self._home.datastore):
+            # Not the time of its content, which a copy may have from elsewhere.
+            if path.name != WRITES and now - path.lstat().st_ctime > DAY:
+                size += usage(path)[0]
+                if not dry_run:
+                    remove(path)
         return size
 
 
@@ -250,11 +257,11 @@ def _old(rows: Iterable[Any], rules: Rules, now: float) -> list[Any]:
 
 
 def _keys(value: object) -> Iterator[str]:
-    """All that could be the key of a file in a JSON value; what only looks like one keeps a file that could go."""
+    """Where files are in `objects/` that a JSON value names; what only looks like a key keeps a file that could go."""
     if isinstance(value, dict):
         key = value.get("key")
         if isinstance(key, str):
-            yield key
+            yield below_objects(key)
         for each in value.values():
             yield from _keys(each)
     elif isinstance(value, list):

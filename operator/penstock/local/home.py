@@ -5,6 +5,7 @@ No SQL and no processes here. Layout of a home:
     penstock.db                                   executions, attempts, cache
     objects/<uid>/<step>[/<index>]/<attempt>/…    files and folders that steps gave
     datastore/…                                   the user's own objects; `uploads/` holds files given on a command line
+    store/…                                       what the files are served with: see `filestore`
     runs/<uid>/.lock                              held by the process that runs the execution
     runs/<uid>/.source/…                          the execution's copy of the files beside the manifest
     runs/<uid>/<step>[/<index>]/<attempt>/        one attempt: see `folders`
@@ -126,24 +127,22 @@ def attempt_path(attempt: AttemptId) -> str:
     return f"{attempt.step}{item}/{attempt.attempt}"
 
 
-class Ownership:
-    """The right to run one execution, held by one process at a time.
-
-    It is a lock of the kernel on `runs/<uid>/.lock`: whatever becomes of its holder (`kill -9`), it is released.
+class Lock:
+    """A lock of the kernel on a file: whatever becomes of its holder (`kill -9`), it is released.
 
     Args:
-        home: the home.
-        uid: the execution.
+        path: the file, whose folder is there.
+        home: the home that it is in.
+        what: what the holder does, for the message.
 
     Raises:
         Busy: another process holds it.
+        HomeError: the file cannot be opened.
     """
 
-    def __init__(self, home: Home, uid: str) -> None:
-        folder = home.run(uid)
-        path = folder / ".lock"
+    def __init__(self, path: Path, home: Home, what: str) -> None:
         try:
-            folder.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             if is_full(error):
@@ -156,9 +155,7 @@ class Ownership:
         except OSError as error:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
-            raise Busy(
-                f"execution {uid} is run by another penstock process (pid {holder}); wait for it or end it"
-            ) from error
+            raise Busy(f"{what} by another penstock process (pid {holder}); wait for it or end it") from error
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
 
@@ -175,6 +172,21 @@ class Ownership:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+class Ownership(Lock):
+    """The right to run one execution, held by one process at a time.
+
+    Args:
+        home: the home.
+        uid: the execution.
+
+    Raises:
+        Busy: another process holds it.
+    """
+
+    def __init__(self, home: Home, uid: str) -> None:
+        super().__init__(home.run(uid) / ".lock", home, f"execution {uid} is run")
 
 
 def is_full(error: OSError) -> bool:

@@ -1,17 +1,19 @@
 """Files and folders on this machine: what steps gave (`objects/`) and the user's own data (`datastore/`).
 
-A key is `data/<path>` for the user's objects, and `<uid>/<step>[/<index>]/<attempt>/<name>` for what an attempt gave.
-What steps gave cannot be written any more. Nothing here knows of executions or of SQL.
+A key is that of `storage.paths`: `data/<path>` for the user's objects, `executions/<uid>/…/<name>` for what an attempt
+gave. What steps gave cannot be written any more. Nothing here knows of executions or of SQL.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +22,11 @@ from penstock.local.home import BadObjectPath, Home, NotFound, full_disk, is_ful
 from penstock.step.digest import digest
 from penstock.storage import errors, paths
 
-_DATA = "data/"
+_DATA = f"{paths.DATA}/"
+_EXECUTIONS = f"{paths.EXECUTIONS}/"
 _UPLOADS = "uploads"
-LEFT_BY_COPIES = _NEW = ".new-"
-"""What the names of unfinished copies begin with."""
+NEW = ".new-"
+"""What the names of unfinished copies begin with, and of folders in which files are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +88,14 @@ class Objects:
         target = self._place(key)
         with self._full_in_words():
             target.parent.mkdir(parents=True, exist_ok=True)
-            _remove(target)
+            remove(target)
             if path.is_symlink():
                 self._copy(path.resolve(strict=True), target)
                 path.unlink()
             elif not _rename(path, target):
                 self._copy(path, target)
-                _remove(path)
-            _freeze(target)
+                remove(path)
+            freeze(target)
         return _describe(target, key)
 
     def take_back(self, key: str, path: Path) -> None:
@@ -137,7 +140,7 @@ class Objects:
         """
         top = self._home.datastore
         at = self._data_path(prefix, "PATH") if prefix.strip("/") else top
-        if at.is_dir() and (at == top or not _is_object(at)):
+        if at.is_dir() and (at == top or not is_object(at)):
             yield from _entries(at, top)
 
     def put_data(self, source: Path, path: str) -> File:
@@ -156,21 +159,18 @@ class Objects:
         key = "/".join(_parts(path, "PATH"))
         for part in [*target.relative_to(self._home.datastore).parents][:-1]:
             above = self._home.datastore / part
-            if above.exists() and (not above.is_dir() or _is_object(above)):
+            if above.exists() and (not above.is_dir() or is_object(above)):
                 raise BadObjectPath(f"{path!r}: {part.as_posix()!r} is an object already, so nothing can be below it")
-        if target.is_dir() and not _is_object(target):
+        if target.is_dir() and not is_object(target):
             raise BadObjectPath(f"{path!r} is a folder that holds objects; name a path in it, or remove them first")
         try:
-            with tempfile.TemporaryDirectory(dir=self._home.datastore, prefix=_NEW) as scratch:
+            with tempfile.TemporaryDirectory(dir=self._home.datastore, prefix=NEW) as scratch:
                 copy = Path(scratch) / "new"
-                _copy_tree(source, copy)
+                copy_tree(source, copy)
                 found = _describe(copy, _DATA + key)
-                _freeze(copy)
+                freeze(copy)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if target.is_dir() or (target.exists() and copy.is_dir()):
-                    _move(target, Path(scratch) / "old")
-                _move(copy, target)
-                _thaw(Path(scratch))
+                install(copy, target)
         except OSError as error:
             if is_full(error):
                 raise full_disk(self._home.root) from error
@@ -187,18 +187,11 @@ class Objects:
         found = self._data_path(path, "PATH")
         if not found.exists():
             raise NotFound(f"there is no object {path!r} in the data store")
-        if found.is_dir() and not _is_object(found):
+        if found.is_dir() and not is_object(found):
             raise BadObjectPath(
                 f"{path!r} is a folder that holds objects; to remove them all, name {path.rstrip('/')}/**"
             )
-        _remove(found)
-        for folder in found.parents:
-            if folder == self._home.datastore:
-                break
-            try:
-                folder.rmdir()
-            except OSError:
-                break
+        take_out(found, self._home.datastore)
 
     def copy_out(self, file: File, target: Path) -> None:
         """Copy a file or folder out of the store, once it is certain that it is what was recorded.
@@ -213,7 +206,7 @@ class Objects:
         """
         if not self.verify(file):
             raise NotFound(f"{self.path(file)}: is gone, or was changed since it was taken in")
-        _copy_tree(self.path(file), target)
+        copy_tree(self.path(file), target)
         _thaw(target)
 
     def add_input(self, path: Path) -> str:
@@ -241,19 +234,19 @@ class Objects:
         known = _describe(path, name).sha256
         if not (uploads / known / name).exists():
             uploads.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=uploads, prefix=_NEW) as scratch:
+            with tempfile.TemporaryDirectory(dir=uploads, prefix=NEW) as scratch:
                 copy = Path(scratch) / name
-                _copy_tree(path, copy)
+                copy_tree(path, copy)
                 known = _describe(copy, name).sha256  # of what was copied: the original may have changed meanwhile
                 (uploads / known).mkdir(exist_ok=True)
                 _rename(copy, uploads / known / name)
-                _freeze(uploads / known / name)
+                freeze(uploads / known / name)
         return f"{_UPLOADS}/{known}/{name}"
 
     def _place(self, key: str) -> Path:
         if key.startswith(_DATA):
             return self._data_path(key.removeprefix(_DATA), "object")
-        return self._home.objects.joinpath(*_parts(key, "object"))
+        return self._home.objects.joinpath(*_parts(below_objects(key), "object"))
 
     def _data_path(self, path: str, place: str) -> Path:
         found = self._home.datastore.joinpath(*_parts(path, place))
@@ -263,9 +256,9 @@ class Objects:
         return found
 
     def _copy(self, source: Path, target: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=_NEW) as scratch:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=NEW) as scratch:
             copy = Path(scratch) / target.name
-            _copy_tree(source, copy)
+            copy_tree(source, copy)
             _rename(copy, target)
 
     @contextmanager
@@ -276,6 +269,11 @@ class Objects:
             if is_full(error):
                 raise full_disk(self._home.root) from error
             raise
+
+
+def below_objects(key: str) -> str:
+    """Where in `objects/` the file with this key is: `<uid>/…`, which was the whole key in earlier versions."""
+    return key.removeprefix(_EXECUTIONS)
 
 
 def _describe(path: Path, key: str) -> File:
@@ -299,13 +297,78 @@ def _rename(source: Path, target: Path) -> bool:
     except OSError:
         if not target.exists():
             raise
-        _remove(source)
+        remove(source)
     return True
 
 
-def _is_object(folder: Path) -> bool:
+def is_object(folder: Path) -> bool:
     """Whether a folder of the data store is one object, and not one that holds objects."""
     return not folder.stat().st_mode & stat.S_IWUSR
+
+
+def install(copy: Path, target: Path) -> None:
+    """Put a finished file or folder where an object is to be; what was there is replaced.
+
+    A folder that cannot be written can be renamed, but not moved to another folder. So the last step is always a
+    change of a name in one folder: nobody ever sees an object that could be written, and would be a folder of objects.
+
+    Args:
+        copy: what to put there, on the same disk; gone afterwards.
+        target: where, in a folder that is there.
+
+    Raises:
+        IsADirectoryError: a folder that holds objects is there.
+    """
+    if not copy.is_dir() and not target.is_dir():
+        copy.replace(target)
+        return
+    if target.is_dir() and not target.is_symlink() and not is_object(target):
+        raise IsADirectoryError(errno.EISDIR, "is a folder that holds objects", str(target))
+    near = _beside(target)
+    _move(copy, near)
+    old = _hide(target) if target.is_symlink() or target.exists() else None
+    try:
+        near.rename(target)
+    except OSError:
+        if old is not None:
+            old.rename(target)
+        remove(near)
+        raise
+    if old is not None:
+        remove(old)
+
+
+def take_out(path: Path, top: Path) -> None:
+    """Remove an object, at once for whoever looks, and the folders below `top` that become empty."""
+    remove(_hide(path))
+    for folder in path.parents:
+        if folder == top:
+            break
+        try:
+            folder.rmdir()
+        except OSError:
+            break
+
+
+def leftovers(datastore: Path) -> Iterator[Path]:
+    """What unfinished copies have left in the data store, and those that are under way."""
+    pending = [datastore]
+    while pending:
+        with suppress(FileNotFoundError), os.scandir(pending.pop()) as found:
+            for entry in found:
+                if entry.name.startswith(NEW):
+                    yield Path(entry.path)
+                elif entry.is_dir(follow_symlinks=False) and not is_object(Path(entry.path)):
+                    pending.append(Path(entry.path))
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f"{NEW}{secrets.token_hex(8)}"
+
+
+def _hide(path: Path) -> Path:
+    """Take something out of sight; returns where it is now."""
+    return path.rename(_beside(path))
 
 
 def _entries(folder: Path, top: Path) -> Iterator[DataEntry]:
@@ -314,9 +377,9 @@ def _entries(folder: Path, top: Path) -> Iterator[DataEntry]:
         entries = sorted(found, key=lambda entry: os.fsencode(entry.name + ("/" if entry.is_dir() else "")))
     for entry in entries:
         path = Path(entry.path)
-        if entry.name.startswith(_NEW) or not path.resolve().is_relative_to(top.resolve()) or not path.exists():
+        if entry.name.startswith(NEW) or not path.resolve().is_relative_to(top.resolve()) or not path.exists():
             continue
-        if path.is_dir() and not _is_object(path):
+        if path.is_dir() and not is_object(path):
             yield from _entries(path, top)
         elif path.is_dir() or path.is_file():
             size, _ = usage(path)
@@ -360,14 +423,15 @@ def _thaw(path: Path) -> None:
         path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
-def _copy_tree(source: Path, target: Path) -> None:
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a file or folder; links in a folder stay links."""
     if source.is_dir():
         shutil.copytree(source, target, symlinks=True)
     else:
         shutil.copyfile(source, target)
 
 
-def _freeze(path: Path) -> None:
+def freeze(path: Path) -> None:
     """Take away the right to write; the right to execute stays as it is."""
     for folder, _, names in os.walk(path):
         for name in names:
@@ -382,7 +446,8 @@ def _forbid_writing(path: Path) -> None:
         path.chmod(path.stat().st_mode & 0o555 | 0o400)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, link or folder; what is not there is as good as removed."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():

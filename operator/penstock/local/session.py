@@ -6,8 +6,11 @@ What must not live here: anything that is shown to people, and any decision abou
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,19 +23,31 @@ from penstock.controller.ports import Clock
 from penstock.engine.state import ExecutionState
 from penstock.engine.types import AttemptId, Limits, TaskId
 from penstock.local.attempts import GRACE_SECONDS, LocalAttempts, Machine
+from penstock.local.cache import Cache
 from penstock.local.database import Database
+from penstock.local.gc import Collector, Rules
 from penstock.local.home import Busy, Home, Ids, LocalError, Ownership, RandomIds, full_disk, is_full
 from penstock.local.journal import Journal
 from penstock.local.objects import Objects
 from penstock.local.publishing import LocalPublisher
 from penstock.local.sources import Tree, copy
-from penstock.local.store import Cache, Revision, Store
+from penstock.local.store import Revision, Store
+
+log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 0.5
 """How long a change that is not worth a write of its own waits for one; writes are cheap here."""
 
 WATCH_SECONDS = 0.5
 """How often it is looked whether another process has written to the database."""
+
+SWEEP_SECONDS = 600.0
+"""How often the folders of executions that were deleted are removed."""
+
+_SERVED = ".served"
+"""In the folder of an execution that `serve` runs; one that `penstock run` has left is for the next `penstock run`."""
+
+_EVERYTHING = Rules(keep=sys.maxsize, days=0.0, cache_days=36_500.0)
 
 OnPass = Callable[[str, ExecutionState, Sequence[TaskId]], None]
 
@@ -63,6 +78,7 @@ class LocalSession:
         settings: what to work with.
         on_pass: called after each pass of an execution with its uid, its state and the records that changed.
         on_trouble: called with an execution's uid and a sentence when something failed that will be tried again.
+        on_finished: called with the uid of each execution that has finished, after that was written.
         clock: the time.
         ids: where uids and generated names come from.
 
@@ -76,19 +92,25 @@ class LocalSession:
         *,
         on_pass: OnPass | None = None,
         on_trouble: Callable[[str, str], None] | None = None,
+        on_finished: Callable[[str], None] | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
     ) -> None:
         clock = clock or SystemClock()
         self.home = Home(settings.home)
-        self._database = Database(self.home)
+        self.clock = clock
+        self.ids = ids or RandomIds()
+        self.database = Database(self.home)
+        self._told_finished = on_finished
         self.objects = Objects(self.home)
-        self.store = Store(self._database, self.objects, clock=clock, ids=ids or RandomIds())
+        self.store = Store(self.database, self.objects, clock=clock, ids=self.ids)
         self._owned: dict[str, Ownership] = {}
         self._finished: dict[str, asyncio.Event] = {}
+        self._litter = asyncio.Event()
+        self._releases: set[asyncio.Task[None]] = set()
         machine = Machine(
             home=self.home,
-            journal=Journal(self._database),
+            journal=Journal(self.database),
             objects=self.objects,
             clock=clock,
             info=self.store.run_info,
@@ -100,12 +122,12 @@ class LocalSession:
         try:
             self.attempts = _attempts(machine, settings.runner)
         except BaseException:
-            self._database.close()
+            self.database.close()
             raise
         self._controller = Controller(
             executions=self.store,
             attempts=self.attempts,
-            cache=Cache(self._database, self.objects),
+            cache=Cache(self.database, self.objects),
             publisher=LocalPublisher(self.objects),
             clock=clock,
             limits=settings.limits,
@@ -121,6 +143,10 @@ class LocalSession:
     def _on_finished(self, uid: str) -> None:
         if uid in self._finished:
             self._finished[uid].set()
+        elif uid in self._owned:
+            self._owned.pop(uid).release()
+        if self._told_finished is not None:
+            self._told_finished(uid)
 
     def revision(self, pipeline: str, spec: PipelineSpec) -> Revision:
         """The revision of a pipeline that has this spec; a new one if none has."""
@@ -191,19 +217,88 @@ class LocalSession:
             self._owned[uid] = Ownership(self.home, uid)
         finished = self._finished[uid] = asyncio.Event()
         self._controller.mark(uid)
-        tasks = [asyncio.create_task(work) for work in (self._controller.run(), finished.wait(), self._watch(uid))]
+        tasks = [asyncio.create_task(work) for work in (self._controller.run(), finished.wait(), self._watch())]
         try:
             await until_one_ends(tasks)
         finally:
             self._owned.pop(uid).release()
         return self.store.get(uid)
 
-    async def _watch(self, uid: str) -> None:
-        """Look at the execution again when another process has written: it may have been cancelled or suspended."""
+    async def _watch(self) -> None:
+        """Look at what we run when another process has written: it may have been cancelled or suspended."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._database.changed_by_others():
+            if self.database.changed_by_others():
+                for uid in self._owned:
+                    self._controller.mark(uid)
+
+    # Running many
+
+    async def serve(self) -> None:
+        """Run all that `start` names, and what an earlier `serve` has left, until cancelled.
+
+        Raises:
+            Halt: nothing can go on until a person has done something.
+        """
+        for uid in self.store.unfinished():
+            if uid not in self._owned and (self.home.run(uid) / _SERVED).exists():
+                try:
+                    self._owned[uid] = Ownership(self.home, uid)
+                except Busy as error:
+                    log.warning("%s", error)
+                    continue
                 self._controller.mark(uid)
+        await until_one_ends(
+            [asyncio.create_task(work) for work in (self._controller.run(), self._watch(), self._sweep())]
+        )
+
+    def start(self, uid: str) -> None:
+        """Begin to run an execution; `serve` runs it, now and after a restart.
+
+        Raises:
+            Busy: another process runs it.
+        """
+        if uid not in self._owned:
+            self._owned[uid] = Ownership(self.home, uid)
+        (self.home.run(uid) / _SERVED).touch()
+        self._controller.mark(uid)
+
+    def changed(self, uid: str) -> None:
+        """Somebody has written what is asked of an execution: look at it."""
+        if uid in self._owned:
+            self._controller.mark(uid)
+
+    def delete(self, uid: str) -> None:
+        """An execution was deleted: what runs of it is stopped, and its folders go with the next sweep."""
+        self._litter.set()
+        self._controller.mark(uid)
+        ownership = self._owned.pop(uid, None)
+        if ownership is not None:
+            self._releases.add(task := asyncio.create_task(self._release(uid, ownership)))
+            task.add_done_callback(self._releases.discard)
+
+    async def _release(self, uid: str, ownership: Ownership) -> None:
+        """Keep the folders of an execution for as long as something of it may run."""
+        try:
+            await self.attempts.idle(uid)
+        finally:
+            ownership.release()
+
+    async def _sweep(self) -> None:
+        """Remove folders of executions that are not there any more."""
+        while True:
+            self._litter.clear()
+            try:
+                await asyncio.to_thread(self._collect)
+            except LocalError as error:
+                log.warning("what deleted executions have left stays for now: %s", error)
+            await asyncio.sleep(SWEEP_SECONDS)
+            await self._litter.wait()
+
+    def _collect(self) -> None:
+        """In a thread, which needs a connection of its own: it reads all that executions hold."""
+        with closing(Database(self.home)) as database:
+            Collector(self.home, database).collect(_EVERYTHING, now=self.clock.now())
 
     def cancel(self, uid: str) -> None:
         """Ask that an execution be cancelled; its `finally` steps still run."""
@@ -217,9 +312,12 @@ class LocalSession:
     async def close(self) -> None:
         """Let go of everything. What runs goes on, and is taken up by the next session."""
         await self.attempts.close()
+        for task in list(self._releases):
+            task.cancel()
+        await asyncio.gather(*self._releases, return_exceptions=True)
         for ownership in self._owned.values():
             ownership.release()
-        self._database.close()
+        self.database.close()
 
 
 def _attempts(machine: Machine, runner: str) -> LocalAttempts:

@@ -11,11 +11,10 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from penstock.api.base import API_VERSION, MAX_MESSAGE
+from penstock.api.base import MAX_MESSAGE
 from penstock.api.execution import Execution, ExecutionOutput, ExecutionPhase, ExecutionSpec, StepPhase
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.ports import Clock, Conflict, Loaded
@@ -28,12 +27,12 @@ from penstock.engine.status import (
     step_status,
     to_timestamp,
 )
-from penstock.engine.types import CacheEntry, Identity, Plan, Request, TaskId, Value
+from penstock.engine.types import Identity, Plan, Request, TaskId, Value
 from penstock.local.database import Database
 from penstock.local.home import Ids, NameTaken, NotFound
 from penstock.local.objects import Objects
+from penstock.local.views import Views, body_of, compact
 from penstock.step.values import JsonObject
-from penstock.storage.cache import files_of
 
 NAMESPACE = "default"
 """The namespace of everything that does not name one."""
@@ -86,6 +85,9 @@ class Store:
         objects: the home's objects, to find files that executions name as inputs.
         clock: the time.
         ids: where uids and generated names come from.
+
+    Attributes:
+        views: executions as people see them.
     """
 
     def __init__(self, database: Database, objects: Objects, *, clock: Clock, ids: Ids) -> None:
@@ -93,6 +95,7 @@ class Store:
         self._objects = objects
         self._clock = clock
         self._ids = ids
+        self.views = Views(database)
         self._positions: dict[str, dict[str, int]] = {}
         self._fixed: dict[str, Request] = {}
 
@@ -100,7 +103,7 @@ class Store:
 
     def add_revision(self, pipeline: str, spec: PipelineSpec) -> Revision:
         """The revision of a pipeline with this spec: the one that is there, or a new one with the next number."""
-        text = _dump(spec.manifest(), sort=True)
+        text = compact(spec.manifest(), sort=True)
         digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
         find = "SELECT number FROM revisions WHERE pipeline = ? AND digest = ?"
         row = self._db.row(find, pipeline, digest)
@@ -137,7 +140,14 @@ class Store:
         return self._ids.uid()
 
     def create(
-        self, execution: Execution, *, revision: Revision | None, uid: str, source: Path | None = None, code: str = ""
+        self,
+        execution: Execution,
+        *,
+        revision: Revision | None,
+        uid: str,
+        source: Path | None = None,
+        code: str = "",
+        waits_for: str = "",
     ) -> str:
         """Store a new execution.
 
@@ -147,6 +157,7 @@ class Store:
             uid: from `new_uid`.
             source: the folder that its steps see.
             code: digest of what is in that folder, for cache fingerprints.
+            waits_for: name of a pipeline that cannot be run yet: it is not begun until `pin` was called.
 
         Returns:
             Its name.
@@ -161,16 +172,18 @@ class Store:
         row = {
             "uid": uid,
             "namespace": meta.namespace or NAMESPACE,
-            "metadata": _dump(meta.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)),
-            "spec": _dump(spec.manifest()),
-            "pipeline": "" if revision is None else revision.pipeline,
+            "metadata": compact(meta.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)),
+            "spec": compact(spec.manifest()),
+            "pipeline": waits_for if revision is None else revision.pipeline,
             "revision": None if revision is None else revision.number,
-            "inputs": _dump(inputs),
+            "inputs": compact(inputs),
             "source": None if source is None else str(source.absolute()),
             "code": code,
             "cancel": spec.cancel,
             "suspend": spec.suspend,
             "created_at": self._clock.now(),
+            "owner": owner_of(meta.model_dump(by_alias=True, exclude_unset=True)),
+            "waiting": bool(waits_for),
         }
         for _ in range(_NAME_TRIES):
             name = meta.name or f"{meta.generate_name or 'execution-'}{self._ids.suffix()}"
@@ -187,14 +200,13 @@ class Store:
         raise NameTaken(f"metadata.generateName: no free name was found for {meta.generate_name!r}; choose another one")
 
     def _insert(self, name: str, row: Mapping[str, object]) -> None:
-        pending = ExecutionPhase.PENDING.value
         with self._db.transaction() as connection:
             connection.execute(
                 "INSERT INTO executions (uid, name, namespace, metadata, spec, pipeline, revision, inputs, source,"
-                " code, cancel, suspend, generation, head, phase, finished, created_at) VALUES (:uid, :name,"
-                " :namespace, :metadata, :spec, :pipeline, :revision, :inputs, :source, :code, :cancel, :suspend, 1,"
-                " '', :phase, 0, :created_at)",
-                {**row, "name": name, "phase": pending},
+                " code, cancel, suspend, generation, head, phase, finished, created_at, owner, waiting) VALUES (:uid,"
+                " :name, :namespace, :metadata, :spec, :pipeline, :revision, :inputs, :source, :code, :cancel,"
+                " :suspend, 1, '', :phase, 0, :created_at, :owner, :waiting)",
+                {**row, "name": name, "phase": ExecutionPhase.PENDING.value},
             )
 
     def _inputs(self, spec: ExecutionSpec) -> dict[str, Value]:
@@ -218,10 +230,9 @@ class Store:
         return str(row["uid"])
 
     def unfinished(self) -> Sequence[str]:
-        """The uids of all executions that are not over, oldest first."""
-        return [
-            row["uid"] for row in self._db.rows("SELECT uid FROM executions WHERE NOT finished ORDER BY created_at")
-        ]
+        """The uids of all executions that can run and are not over, oldest first."""
+        query = "SELECT uid FROM executions WHERE NOT finished AND NOT waiting ORDER BY created_at"
+        return [row["uid"] for row in self._db.rows(query)]
 
     def get(self, uid: str) -> dict[str, Any]:
         """The execution as `kubectl get -o json` would show it.
@@ -229,26 +240,10 @@ class Store:
         Raises:
             NotFound: there is none.
         """
-        row = self._db.row("SELECT * FROM executions WHERE uid = ?", uid)
-        if row is None:
+        text = self.views.text(uid)
+        if text is None:
             raise NotFound(f"there is no execution with uid {uid!r}")
-        metadata = json.loads(row["metadata"])
-        metadata |= {
-            "name": row["name"],
-            "namespace": row["namespace"],
-            "uid": uid,
-            "generation": row["generation"],
-            "creationTimestamp": datetime.fromtimestamp(row["created_at"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        spec = json.loads(row["spec"])
-        for flag in ("cancel", "suspend"):
-            if row[flag] or flag in spec:
-                spec[flag] = bool(row[flag])
-        found = {"apiVersion": API_VERSION, "kind": "Execution", "metadata": metadata, "spec": spec}
-        status = self._status(uid, row["head"])
-        if status and row["revision"] is not None:
-            status = {"revision": f"{row['pipeline']}-{row['revision']}", **status}
-        return found | {"status": status} if status else found
+        return body_of(text)
 
     def set_cancel(self, uid: str) -> None:
         """Ask that the execution be cancelled; this cannot be taken back.
@@ -271,6 +266,70 @@ class Store:
             raise NotFound(f"there is no execution with uid {uid!r}")
         change = f"UPDATE executions SET {flag} = ?, generation = generation + 1 WHERE uid = ? AND {flag} <> ?"  # noqa: S608
         self._db.execute(change, (value, uid, value))
+
+    def change(
+        self, uid: str, *, metadata: JsonObject, spec: JsonObject, flags: tuple[bool, bool], managers: JsonObject
+    ) -> None:
+        """Write what is asked of an execution, and its metadata.
+
+        Args:
+            uid: the execution.
+            metadata: what its owners say of it: labels, annotations, references to owners.
+            spec: its spec as it is to be shown.
+            flags: whether it is cancelled and suspended.
+            managers: who has applied which fields.
+
+        Raises:
+            NotFound: there is no such execution.
+        """
+        changed = self._db.execute(
+            "UPDATE executions SET generation = generation + (spec <> :spec OR cancel <> :cancel OR suspend <> :suspend"
+            "), metadata = :metadata, spec = :spec, cancel = :cancel, suspend = :suspend, owner = :owner,"
+            " managers = :managers WHERE uid = :uid",
+            {
+                "uid": uid,
+                "metadata": compact(metadata),
+                "spec": compact(spec),
+                "cancel": flags[0],
+                "suspend": flags[1],
+                "owner": owner_of(metadata),
+                "managers": compact(managers),
+            },
+        )
+        if not changed:
+            raise NotFound(f"there is no execution with uid {uid!r}")
+
+    def note_managers(self, uid: str, managers: JsonObject) -> None:
+        """Write who has applied which fields of an execution; that alone does not make it another one."""
+        self._db.execute("UPDATE executions SET managers = ? WHERE uid = ?", (compact(managers), uid))
+
+    def delete(self, uid: str) -> bool:
+        """Forget an execution and all that is recorded of it; gives whether there was one. Its folders stay."""
+        self._positions.pop(uid, None)
+        self._fixed.pop(uid, None)
+        return self._db.execute("DELETE FROM executions WHERE uid = ?", (uid,)) == 1
+
+    def owned_by(self, owner: str) -> list[str]:
+        """The uids of the executions that go with another object, by its uid."""
+        return [row["uid"] for row in self._db.rows("SELECT uid FROM executions WHERE owner = ?", owner)]
+
+    # Executions that wait for their pipeline
+
+    def waiting(self, pipeline: str | None = None) -> list[str]:
+        """The uids of executions that wait for a pipeline, or for any; oldest first."""
+        query = "SELECT uid FROM executions WHERE waiting AND coalesce(?, pipeline) = pipeline ORDER BY created_at"
+        return [row["uid"] for row in self._db.rows(query, pipeline)]
+
+    def say(self, uid: str, head: JsonObject) -> None:
+        """Write the status of an execution that waits."""
+        text = compact(head)
+        self._db.execute("UPDATE executions SET head = ? WHERE uid = ? AND waiting AND head <> ?", (text, uid, text))
+
+    def pin(self, uid: str, revision: Revision, *, source: Path | None, code: str) -> bool:
+        """Give an execution the revision that it has waited for; whether it still waited. See `create`."""
+        path = None if source is None else str(source.absolute())
+        change = "UPDATE executions SET waiting = 0, head = '', revision = ?, source = ?, code = ?"
+        return self._db.execute(f"{change} WHERE uid = ? AND waiting", (revision.number, path, code, uid)) == 1
 
     def run_info(self, uid: str) -> RunInfo:
         """What attempts need to know of their execution.
@@ -336,14 +395,16 @@ class Store:
             with self._db.transaction() as connection:
                 if plan.head is not None:
                     _write_head(connection, key, head_status(state))
+                else:  # the object is another one all the same
+                    connection.execute("UPDATE executions SET head = head WHERE uid = ?", (key,))
                 connection.executemany(
                     "INSERT INTO steps VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET status = excluded.status",
-                    [(key, positions[name], name, _dump(entry)) for name, entry in steps.items()],
+                    [(key, positions[name], name, compact(entry)) for name, entry in steps.items()],
                 )
                 connection.executemany("DELETE FROM items WHERE uid = ? AND step = ?", [(key, name) for name in over])
                 connection.executemany(
                     "INSERT INTO items VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET status = excluded.status",
-                    [(key, name, entry["index"], _dump(entry)) for name, entry in items],
+                    [(key, name, entry["index"], compact(entry)) for name, entry in items],
                 )
         except sqlite3.IntegrityError as error:
             raise Conflict(f"execution {key} is not there any more") from error
@@ -402,16 +463,8 @@ class Store:
         """The whole status: head, steps in the order of the pipeline, items in theirs."""
         if not head:
             return {}
-        items: dict[str, list[Any]] = {}
-        for row in self._db.rows("SELECT step, status FROM items WHERE uid = ? ORDER BY step, idx", uid):
-            items.setdefault(row["step"], []).append(json.loads(row["status"]))
-        steps: list[Any] = []
-        for row in self._db.rows("SELECT name, status FROM steps WHERE uid = ? ORDER BY position", uid):
-            entry = json.loads(row["status"])
-            if row["name"] in items:
-                entry["items"] = items[row["name"]]
-            steps.append(entry)
         status: JsonObject = json.loads(head)
+        steps = [json.loads(text) for text in self.views.steps([uid]).get(uid, ())]
         return {**status, "steps": steps} if steps else status
 
 
@@ -419,45 +472,13 @@ def _write_head(connection: sqlite3.Connection, uid: str, head: JsonObject) -> N
     phase = ExecutionPhase(str(head.get("phase", ExecutionPhase.PENDING)))
     changed = connection.execute(
         "UPDATE executions SET head = ?, phase = ?, finished = ? WHERE uid = ?",
-        (_dump(head), phase.value, phase.finished, uid),
+        (compact(head), phase.value, phase.finished, uid),
     ).rowcount
     if not changed:
         raise Conflict(f"execution {uid} is not there any more")
 
 
-class Cache:
-    """Earlier successes in SQLite; implements the controller's `CacheStore`.
-
-    Args:
-        database: the home's database.
-        objects: the home's objects: an entry whose files are gone is of no use.
-    """
-
-    def __init__(self, database: Database, objects: Objects) -> None:
-        self._db = database
-        self._objects = objects
-
-    async def lookup(self, namespace: str, fingerprint: str) -> CacheEntry | None:
-        """See `controller.ports.CacheStore`. A home is one namespace."""
-        del namespace
-        row = self._db.row("SELECT * FROM cache WHERE fingerprint = ?", fingerprint)
-        if row is None:
-            return None
-        outputs = load_values(json.loads(row["outputs"]))
-        if not all(self._objects.exists(file) for file in files_of(outputs.values())):
-            return None
-        return CacheEntry(fingerprint, outputs, row["created_at"], row["execution"])
-
-    async def remember(self, namespace: str, entry: CacheEntry) -> None:
-        """See `controller.ports.CacheStore`."""
-        del namespace
-        outputs = _dump(dump_values(entry.outputs))
-        self._db.execute(
-            "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?)",
-            (entry.fingerprint, outputs, entry.created_at, entry.execution),
-        )
-
-
-def _dump(value: object, *, sort: bool = False) -> str:
-    # ASCII, because SQLite cannot hold the lone surrogates that JSON can.
-    return json.dumps(value, separators=(",", ":"), sort_keys=sort, allow_nan=False)
+def owner_of(metadata: Mapping[str, Any]) -> str:
+    """Uid of the object that another one goes with; empty if there is none."""
+    references = metadata.get("ownerReferences") or ()
+    return next((str(each.get("uid", "")) for each in references if isinstance(each, Mapping)), "")

@@ -51,7 +51,7 @@ class FolderStore(Store):
 
     async def get(self, key: str, start: int = 0) -> Download:
         """See `Store`."""
-        file, found = await asyncio.to_thread(self.open, key)
+        file, found = await self.opened(key)
         return Download(found, _read(file, start))
 
     async def put(self, key: str, content: Content) -> Stat:
@@ -106,6 +106,10 @@ class FolderStore(Store):
     async def close(self) -> None:
         """See `Store`."""
 
+    async def opened(self, key: str) -> tuple[BinaryIO, Stat]:
+        """See `open`, which blocks."""
+        return await asyncio.to_thread(self.open, key)
+
     def open(self, key: str) -> tuple[BinaryIO, Stat]:
         """An object to be read, and what it is; whatever is put later, this one is read to its end.
 
@@ -115,11 +119,12 @@ class FolderStore(Store):
         with self._in_words(key):
             # A file system may hold other things than we put there: a link would lead elsewhere, a pipe would block.
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-            file = os.fdopen(os.open(self._place(key), flags), "rb", buffering=0)
+            fd = os.open(self._place(key), flags)
             try:
-                return file, _stat(key, os.fstat(file.fileno()))
+                found = file_stat(key, os.fstat(fd))  # first: `fdopen` does not close what it refuses
+                return os.fdopen(fd, "rb", buffering=0), found
             except BaseException:
-                file.close()
+                os.close(fd)
                 raise
 
     def stat(self, key: str) -> Stat:
@@ -129,19 +134,27 @@ class FolderStore(Store):
             NotFound: it is not there.
         """
         with self._in_words(key):
-            return _stat(key, self._place(key).lstat())
+            return file_stat(key, self._place(key).lstat())
 
     def sweep(self) -> int:
         """Remove what writers have left that are not any more (ended by force, or the machine was); says how much."""
         count = 0
-        folder = self.root / _OURS / _NEW
         with self._in_words(""):
-            for path in folder.iterdir() if folder.is_dir() else ():
+            for path in [path for folder in self._unfinished() if folder.is_dir() for path in folder.iterdir()]:
                 with contextlib.suppress(OSError), path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it as long as it lives
                     path.unlink()
                     count += 1
         return count
+
+    def probe(self) -> None:
+        """Try whether something can be written; nobody sees it.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        with Writer(self, "probe") as writer:
+            writer.write(b"probe")
 
     def free(self) -> int:
         """Bytes that can still be written."""
@@ -156,6 +169,20 @@ class FolderStore(Store):
         if first == _OURS or not place.parent.resolve().is_relative_to(self.root.resolve()):
             raise BadObjectPath(f"{key!r} is not a key of an object")
         return place
+
+    # What a store whose objects are in several places does differently
+
+    def _target(self, key: str) -> tuple[Path, Path]:
+        """Where an object is to be, and the folder on the same disk in which it is made."""
+        return self._place(key), self.root / _OURS / _NEW
+
+    def _unfinished(self) -> Sequence[Path]:
+        """The folders in which objects are made."""
+        return (self.root / _OURS / _NEW,)
+
+    def _replace(self, path: Path, target: Path) -> None:
+        """Give a finished file its name."""
+        path.replace(target)
 
     def _folders(self, prefix: str) -> list[str]:
         try:
@@ -207,13 +234,9 @@ class FolderStore(Store):
 
     def _copy(self, source: str, target: str) -> Stat:
         file, found = self.open(source)
-        writer = Writer(self, target)
-        try:
-            with file, self._in_words(target):
-                writer.copy(file, found.size)
+        with file, Writer(self, target) as writer, self._in_words(target):
+            writer.copy(file, found.size)
             return writer.commit()
-        finally:
-            writer.close()
 
     @contextmanager
     def _in_words(self, key: str) -> Iterator[None]:
@@ -257,13 +280,14 @@ class Writer:
     def __init__(self, store: FolderStore, key: str) -> None:
         self._store = store
         self._key = key
-        self._target = store._place(key)
-        folder = store.root / _OURS / _NEW
+        self._target, folder = store._target(key)
         self._path: Path | None = folder / secrets.token_hex(16)
         with store._in_words(key):
             folder.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            self._fd = self._open(self._path)
+            while not os.fstat(self._fd).st_nlink:  # a sweep has come between the making and the lock
+                os.close(self._fd)
+                self._fd = self._open(self._path)
 
     def __enter__(self) -> Self:
         return self
@@ -272,6 +296,12 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @staticmethod
+    def _open(path: Path) -> int:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return fd
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Append.
@@ -306,7 +336,7 @@ class Writer:
             os.fsync(self._fd)
             self._rename(self._path)
             self._path = None
-            found = _stat(self._key, os.fstat(self._fd))
+            found = file_stat(self._key, os.fstat(self._fd))
             folder = os.open(self._target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(folder)
@@ -319,7 +349,7 @@ class Writer:
         for attempt in range(_TRIES):
             try:
                 self._target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(self._target)
+                self._store._replace(path, self._target)
                 return
             # A folder that became empty may be removed at any moment: not there, or there for `mkdir` and then not.
             except (FileNotFoundError, FileExistsError) as error:
@@ -350,7 +380,12 @@ def _take(walk: Iterator[Stat], count: int) -> list[Stat]:
     return [found for _, found in zip(range(count), walk, strict=False)]
 
 
-def _stat(key: str, found: os.stat_result) -> Stat:
+def file_stat(key: str, found: os.stat_result) -> Stat:
+    """What a file is as an object.
+
+    Raises:
+        NotFound: it is none.
+    """
     if not stat.S_ISREG(found.st_mode):
         raise NotFound(f"there is no object {key!r} in the store")
     # A new content is a new file: its number and time say so.

@@ -20,6 +20,7 @@ from penstock.storage.paths import check_key
 from penstock.storage.settings import PREFIX, BadSettings, Kind, StoreSettings
 
 if TYPE_CHECKING:
+    from penstock.step.digest import Digest
     from penstock.storage.multipart import S3
 
 CHUNK = 1 << 20
@@ -159,6 +160,30 @@ class Store(ABC):
             seconds: how long they are valid; at most `max_signed_seconds` count.
             max_bytes: how large an upload may be; only a folder store holds people to it.
         """
+
+    async def digest(self, stat: Stat) -> Digest | None:
+        """Find out what the content of an object is that others have put there; None: nobody can say, or it changed.
+
+        Args:
+            stat: the object, as it was found.
+        """
+        del stat
+        return None
+
+    async def unpacked(self, stat: Stat, sha256: str, size: int) -> Stat:
+        """Take an uploaded archive for the folder that it holds, where folders are kept as such; elsewhere it stays.
+
+        Args:
+            stat: the object, as it was found.
+            sha256: digest of the folder.
+            size: bytes of its files.
+
+        Raises:
+            StoreRefused: it is not the archive of this folder.
+            StoreFull: there is no space left.
+        """
+        del sha256, size
+        return stat
 
     async def expiry(self, seconds: int) -> int:
         """When requests that are signed now for so many seconds end to be valid, in seconds since the epoch.

@@ -94,6 +94,27 @@ def test_cached_outputs_stay_as_long_as_they_are_young_or_somebody_has_them(cli:
     assert cli.run(file).phases == {"make": "Succeeded"}
 
 
+def test_files_with_the_keys_of_earlier_versions_are_found_stay_and_go_like_others(cli: Cli) -> None:
+    file = cli.pipeline([{**MAKE, "cache": {}}], outputs=OUTPUTS)
+    made = run(cli, file, "made")
+    with sqlite3.connect(cli.home / "penstock.db") as connection:
+        for table, column in (("executions", "head"), ("steps", "status"), ("attempts", "ended"), ("cache", "outputs")):
+            renamed = f"UPDATE {table} SET {column} = replace({column}, '\"executions/', '\"')"
+            connection.execute(renamed)
+    connection.close()
+    ended = cli.run(file, "--name", "took")
+    assert ended.phases == {"make": "Cached"}
+    assert [each["file"]["key"] for each in ended.object["status"]["outputs"]] == [f"{made}/make/1/made"]
+    took = ended.object["metadata"]["uid"]
+
+    assert cli("gc", "--keep", "1", "--days", "0", "--cache-days", "0").code == 0
+    assert folders(cli.home) == {made, took}
+    assert (cli.home / "objects" / made / "make" / "1" / "made").read_text() == "content\n"
+    for _ in range(2):
+        assert cli("gc", *ALL, "--cache-days", "0").code == 0
+    assert folders(cli.home) == set()
+
+
 def test_what_is_in_use_stays(cli: Cli) -> None:
     uid = run(cli, cli.pipeline([MAKE]), "a")
     with Ownership(Home(cli.home), uid):

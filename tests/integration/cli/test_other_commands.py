@@ -132,7 +132,7 @@ def test_help_of_every_command(cli: Cli, command: str) -> None:
     ("arguments", "said"),
     [
         (["rnu", "p.yaml"], 'No such command "rnu". Did you mean "run"?'),
-        (["deploy"], 'No such command "deploy". There are: run, lint, graph, schema'),
+        (["deploy"], 'No such command "deploy". There are: run, serve, lint, graph, schema'),
         (
             ["run", "p.yaml", "--ouput", "json"],
             "No such option '--ouput'. (Did you mean one of: '--input', '--output'?)",

@@ -65,7 +65,7 @@ def test_values_files_and_a_fan_out_end_in_a_finished_execution_as_kubectl_shows
     assert done.object["status"]["phase"] == "Succeeded"
     assert done.values == {"total": 13, "lines": 2}
     table = next(each["file"] for each in done.object["status"]["outputs"] if each["name"] == "table")
-    assert (table["size"], table["key"].split("/", 1)[1]) == (4, "sum/1/table")
+    assert (table["size"], table["key"]) == (4, f"executions/{done.object['metadata']['uid']}/sum/1/table")
     assert (done.steps["square"]["itemCount"], done.steps["square"]["itemsFinished"]) == (2, 2)
     assert "square[1]" in done.err, "progress is told on standard error"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from penstock.gateway.access import Cluster
+from penstock.gateway.access import Cluster, connecting
 from penstock.gateway.app import application
 from penstock.gateway.service import Service
 from penstock.kube.backend import KubeBackend
@@ -36,7 +36,7 @@ async def root(tmp_path: Path) -> AsyncIterator[tuple[httpx.AsyncClient, Cluster
     following = asyncio.create_task(backend.run())
     keys = SigningKeys.parse(KEYS)
     store = FolderStore(tmp_path / "store", keys=keys, gateway_url="/")
-    served = application(store, keys, Cluster(source), service=Service(backend, store), namespace="ours")
+    served = application(store, keys, Cluster(connecting(source)), service=Service(backend, store), namespace="ours")
     transport = httpx.ASGITransport(served)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=60) as http:
         for _ in range(3_000):

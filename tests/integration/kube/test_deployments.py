@@ -20,7 +20,7 @@ from aiohttp import web
 from penstock.controller.deployments import RESULT_SECONDS, RETRY_SECONDS, DeploymentController
 from penstock.controller.ports import Transient
 from penstock.engine.status import from_timestamp
-from penstock.kube.deployments import KubeDeployments
+from penstock.kube.deployments import KubeDeployments, on_gateway
 from penstock.kube.revisions import Revisions
 
 from .support import Bench
@@ -160,7 +160,10 @@ class World:
         client = self.fake.client()
         self.revisions = Revisions(client, self.clock, lambda _: None)
         self.deployments = KubeDeployments(
-            client, self.revisions, lambda key, urgent: self.marked.append((key, urgent)), "http://gateway"
+            client,
+            self.revisions,
+            lambda key, urgent: self.marked.append((key, urgent)),
+            on_gateway("http://gateway"),
         )
         self.controller = DeploymentController(
             deployments=self.deployments,

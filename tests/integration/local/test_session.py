@@ -103,12 +103,9 @@ async def test_values_and_files_travel_from_step_to_step(tmp_path: Path) -> None
     assert found["status"]["revision"] == "p-1"
     assert found["metadata"]["name"] == "one"
     assert not (source / ".penstock").exists()
-    kept = (
-        tmp_path
-        / "home"
-        / "objects"
-        / next(output["file"]["key"] for output in step_of(found, "make")["outputs"] if output["name"] == "table")
-    )
+    key = next(output["file"]["key"] for output in step_of(found, "make")["outputs"] if output["name"] == "table")
+    assert key == f"executions/{found['metadata']['uid']}/make/1/table"
+    kept = tmp_path / "home" / "objects" / key.removeprefix("executions/")
     assert kept.read_text() == "a,b\n" * 5
     assert kept.stat().st_mode & 0o222 == 0, "what a step gave cannot be written any more"
 

@@ -71,6 +71,21 @@ async def test_an_object_that_is_being_read_is_read_to_its_end(store: FolderStor
     assert await download.whole() == await content(5_000_000)
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_what_is_refused_leaves_no_open_files(store: FolderStore) -> None:
+    await store.put("ns/data/folder/a", b"1")
+    before = open_files()
+    for _ in range(10):
+        with pytest.raises(NotFound):
+            await store.get("ns/data/folder")
+        with pytest.raises(BadObjectPath):
+            await store.copy("ns/data/folder/a", "../elsewhere")
+    assert open_files() <= before + 2, "another thread of the pool may have begun"
+
+
 async def test_folders_go_when_they_are_empty(store: FolderStore) -> None:
     await store.put("ns/data/a/b/c", b"1")
     await store.delete(["ns/data/a/b/c"])
