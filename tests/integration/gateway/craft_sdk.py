@@ -1,6 +1,7 @@
 """The `craft-ai-sdk` from PyPI in an environment of its own, and what its users do with it. No tests.
 
-The second half of this file runs there, with nothing of ours: `python craft_sdk.py URL TOKEN ENDPOINT_TOKEN [FILE]`.
+The second half of this file runs there, with nothing of ours: `python craft_sdk.py URL TOKEN ENDPOINT_TOKEN [FILE]`, or
+`python craft_sdk.py URL TOKEN`, which makes and changes deployments.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ def use_values(version: str, url: str, token: str, endpoint_token: str) -> dict[
     return _run(version, url, token, endpoint_token)
 
 
+def deploy(version: str, url: str, token: str) -> dict[str, Any]:
+    """What came of making, changing and removing deployments."""
+    return _run(version, url, token)
+
+
 def _run(version: str, *arguments: str) -> dict[str, Any]:
     from .isolated import python  # not where this file runs by itself
 
@@ -47,10 +53,13 @@ def _told(work: Any) -> Any:
     return None
 
 
-def main(url: str, token: str, endpoint_token: str, file: str | None = None) -> None:
+def main(url: str, token: str, endpoint_token: str | None = None, file: str | None = None) -> None:
     from craft_ai_sdk import CraftAiSdk
 
     sdk = CraftAiSdk(sdk_token=token, environment_url=url, control_url=url)
+    if endpoint_token is None:
+        print(json.dumps(_deployments(sdk)))
+        return
     found: dict[str, Any] = {"who": sdk.who_am_i()}
     found["pipelines"] = sdk.list_pipelines()
     found["pipeline"] = sdk.get_pipeline("iris")
@@ -65,6 +74,51 @@ def main(url: str, token: str, endpoint_token: str, file: str | None = None) -> 
     if file is not None:
         _files_and_mistakes(sdk, found, endpoint_token, file)
     print(json.dumps(found, default=lambda value: {"bytes": len(value)}))
+
+
+def _deployments(sdk: Any) -> dict[str, Any]:
+    from craft_ai_sdk.io import InputSource, OutputDestination
+
+    found: dict[str, Any] = {}
+    made = sdk.create_deployment(
+        "iris",
+        "made",
+        "endpoint",
+        inputs_mapping=[
+            InputSource("rows", endpoint_input_name="count", is_required=True),
+            InputSource("title", constant_value="fixed"),
+            InputSource("flags", is_null=True),
+            InputSource("table", is_null=True),
+        ],
+        outputs_mapping=[OutputDestination("accuracy", endpoint_output_name="score")],
+        description="ours",
+    )
+    found["made"] = made
+    shown = sdk.get_deployment("made")
+    found["shown"] = shown
+    token = shown["endpoint_token"]
+    found["called"] = sdk.trigger_endpoint("made", token, {"count": 9})["outputs"]
+    new = sdk.generate_new_endpoint_token("made")["endpoint_token"]
+    found["tokens differ"] = new != token
+    found["old token"] = _told(lambda: sdk.trigger_endpoint("made", token, {"count": 1}))
+    found["new token"] = sdk.trigger_endpoint("made", new, {"count": 2})["outputs"]
+    if hasattr(sdk, "update_deployment"):
+        found["off"] = sdk.update_deployment("made", is_enabled=False)["is_enabled"]
+        found["while off"] = _told(lambda: sdk.trigger_endpoint("made", new, {"count": 1}))
+        found["on"] = sdk.update_deployment("made", is_enabled=True)["is_enabled"]
+    periodic = [InputSource(name, is_null=True) for name in ("title", "flags", "table")]
+    periodic.append(InputSource("rows", constant_value=1))
+    nowhere = [OutputDestination("accuracy", is_null=True)]
+    sdk.create_deployment(
+        "iris", "nightly", "periodic", schedule="0 3 * * *", inputs_mapping=periodic, outputs_mapping=nowhere
+    )
+    found["nightly"] = sdk.get_deployment("nightly")
+    found["listed"] = sorted(each["name"] for each in sdk.list_deployments())
+    found["taken"] = _told(lambda: sdk.create_deployment("iris", "made", "endpoint"))
+    found["no pipeline"] = _told(lambda: sdk.create_deployment("nothing", "lost", "endpoint"))
+    found["deleted"] = [sdk.delete_deployment(name) for name in ("made", "nightly")]
+    found["gone"] = _told(lambda: sdk.get_deployment("made"))
+    return found
 
 
 def _files_and_mistakes(sdk: Any, found: dict[str, Any], endpoint_token: str, file: str) -> None:

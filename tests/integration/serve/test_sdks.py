@@ -65,6 +65,25 @@ def test_users_of_the_craft_ai_sdk_need_to_change_nothing(iris: Served, tmp_path
     assert found["unsupported"] == [501, "NotSupported"]
 
 
+@pytest.mark.parametrize("version", craft_sdk.VERSIONS)
+def test_users_of_the_craft_ai_sdk_make_and_change_deployments(iris: Served, version: str) -> None:
+    found = craft_sdk.deploy(version, iris.url, iris.token)
+
+    shown = found["shown"]
+    assert (shown["status"], shown["execution_rule"], shown["is_enabled"]) == ("up", "endpoint", True)
+    assert found["called"] == {"score": 9}
+    assert found["tokens differ"]
+    assert (found["old token"], found["new token"]) == ([403, "WrongToken"], {"score": 2})
+    if "off" in found:
+        assert (found["off"], found["while off"], found["on"]) == (False, [423, "Suspended"], True)
+    assert (found["nightly"]["execution_rule"], found["nightly"]["schedule"]) == ("periodic", "0 3 * * *")
+    assert found["listed"] == ["iris", "made", "nightly"]
+    assert found["taken"] == [409, "Conflict"]
+    assert found["no pipeline"] == [404, "NotFound"]
+    assert [each["name"] for each in found["deleted"]] == ["made", "nightly"]
+    assert found["gone"] == [404, "NotFound"]
+
+
 def test_our_sdk_runs_triggers_and_keeps_files(iris: Served, tmp_path: Path) -> None:
     token = iris.endpoint_token("iris")
     with penstock.Client(iris.url, token=iris.token) as client:

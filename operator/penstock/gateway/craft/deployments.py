@@ -27,7 +27,7 @@ from penstock.gateway.service import Service
 from penstock.kube.client import Client
 from penstock.kube.errors import Forbidden, NotFound
 from penstock.kube.follow import versions
-from penstock.kube.resources import DEPLOYMENTS, EXECUTIONS, SECRETS
+from penstock.kube.resources import DEPLOYMENTS, EXECUTIONS, PIPELINES, SECRETS
 from penstock.kube.tokens import KEY
 from penstock.kube.transport import Transport
 from penstock.step.values import JsonObject
@@ -82,6 +82,7 @@ def _made(router: APIRouter, cluster: Cluster, environment: Callable[..., str]) 
         call = calls.Call()
         await calls.read(request, {}, None, calls.MAX_BODY, call)
         body = _manifest(call.values, rule, place)
+        await one(cluster, asks, PIPELINES, place, body["spec"]["pipeline"]["name"])  # 404 now, and not a long wait
         body["metadata"]["annotations"][shapes.AUTHOR] = (await cluster.person(asks)).name
         made = await cluster.acting(asks, lambda client, _: client.create(DEPLOYMENTS, body))
         found = await _settled(
