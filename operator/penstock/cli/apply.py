@@ -25,8 +25,6 @@ _ORDER = {"Pipeline": PIPELINES, "Deployment": DEPLOYMENTS, "Execution": EXECUTI
 """Kinds in the order in which they are applied: first what others name."""
 _BESIDE = {"ConfigMap": CONFIG_MAPS, "Secret": SECRETS}
 """Kinds that a cluster has kubectl for, and one machine has not."""
-SOURCE_ANNOTATION = "penstock.dev/source"
-"""On a pipeline of this machine: the folder whose files its steps find in their working directory."""
 
 
 @click.command("apply")
@@ -122,6 +120,8 @@ def body_of(cluster: Cluster, document: Document, *, local: bool = False) -> dic
     for key in ("uid", "resourceVersion", "managedFields", "creationTimestamp", "generation"):
         metadata.pop(key, None)  # of an object that was printed by `get`
     if local and document.file and document.kind in {"Pipeline", "Execution"}:
+        from penstock.local.pipelines import SOURCE_ANNOTATION  # noqa: PLC0415
+
         source = str(Path(document.file).resolve().parent)
         metadata["annotations"] = {SOURCE_ANNOTATION: source} | (metadata.get("annotations") or {})
     return {key: value for key, value in document.data.items() if key != "status"} | {"metadata": metadata}

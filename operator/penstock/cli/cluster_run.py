@@ -32,8 +32,9 @@ from penstock.engine.state import ExecutionState, TaskState
 from penstock.engine.status import load
 from penstock.engine.types import File, Identity, TaskId
 from penstock.kube.errors import AlreadyExists, ApiError, NotFound
+from penstock.kube.names import PIPELINE
 from penstock.kube.resources import CONTROLLER_REVISIONS, EXECUTIONS, PIPELINES
-from penstock.kube.revisions import PIPELINE_LABEL, object_name
+from penstock.kube.revisions import object_name
 from penstock.local.objects import Objects
 
 READY_SECONDS = 10.0
@@ -121,7 +122,7 @@ async def stored_pipeline(cluster: Cluster, reference: PipelineRef, namespace: s
         try:
             found = (await cluster.client.get(CONTROLLER_REVISIONS, object_name(revision), place))["data"]
         except NotFound:
-            labels = f"{PIPELINE_LABEL}={reference.name}"
+            labels = f"{PIPELINE}={reference.name}"
             listed = await cluster.client.list(
                 CONTROLLER_REVISIONS, namespace=place, labels=labels, keep=lambda body: int(body["revision"])
             )

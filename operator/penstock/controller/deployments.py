@@ -21,6 +21,7 @@ from penstock.api.pipeline import PipelineSpec
 from penstock.api.problems import Problem
 from penstock.api.rules import deployment_problems as rule_problems
 from penstock.controller.checking import deployment_problems
+from penstock.controller.conditions import Condition, conditions
 from penstock.controller.passes import Passes
 from penstock.controller.ports import (
     Brief,
@@ -53,7 +54,6 @@ JUMP_SECONDS: Final = 2.0
 CLOCK_SECONDS: Final = 30.0
 """How often the clock is looked at; once for all deployments."""
 _PROBLEMS: Final = 20
-_MESSAGE: Final = 32_768
 _LAZY: Final = frozenset({"active", "waiting", "lastTime", "lastExecution"})
 """What people want to know, but not each time that it changes."""
 
@@ -417,24 +417,12 @@ def _condition(stored: StoredDeployment, kind: str) -> Mapping[str, Any]:
 def _conditions(work: _Pass) -> list[JsonObject]:
     """As kstatus has them: Ready, and beside it Reconciling or Stalled where it is not."""
     standing = work.standing
-    wanted = {"Ready": "True" if standing.ready else "False"}
+    wanted = [Condition("Ready", standing.ready, standing.reason, standing.message)]
     if standing.beside:
-        wanted[standing.beside] = "True"
-    found = []
-    for kind, status in wanted.items():
-        before = _condition(work.stored, kind)
-        since = before.get("lastTransitionTime") if before.get("status") == status else None
-        found.append(
-            {
-                "type": kind,
-                "status": status,
-                "reason": standing.reason,
-                "message": standing.message[:_MESSAGE],
-                "lastTransitionTime": since or to_timestamp(work.now),
-                "observedGeneration": work.stored.generation,
-            }
-        )
-    return found
+        wanted.append(Condition(standing.beside, True, standing.reason, standing.message))
+    stored = work.stored
+    said = stored.status.get("conditions") or ()
+    return conditions(wanted, said, generation=stored.generation, now=work.now)
 
 
 def _mark(status: JsonObject) -> Mark | None:

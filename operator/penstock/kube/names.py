@@ -9,16 +9,16 @@ import base64
 import hashlib
 from typing import Final
 
+from penstock.controller import labels as known
 from penstock.engine.types import AttemptId, Identity
 
-EXECUTION: Final = "penstock.dev/execution"
-EXECUTION_UID: Final = "penstock.dev/execution-uid"
-PIPELINE: Final = "penstock.dev/pipeline"
-STEP: Final = "penstock.dev/step"
-ITEM: Final = "penstock.dev/item"
-ATTEMPT: Final = "penstock.dev/attempt"
-MANAGED_BY: Final = "app.kubernetes.io/managed-by"
-"""Label keys. `ITEM` is only on attempts of a fan-out's items."""
+EXECUTION: Final = known.EXECUTION
+EXECUTION_UID: Final = known.EXECUTION_UID
+PIPELINE: Final = known.PIPELINE
+STEP: Final = known.STEP
+ITEM: Final = known.ITEM
+ATTEMPT: Final = known.ATTEMPT
+MANAGED_BY: Final = known.MANAGED_BY
 
 MANAGER: Final = "penstock.dev/operator"
 """What `spec.managedBy` of a Job says."""
@@ -27,7 +27,7 @@ INPUT_ANNOTATION: Final = "inputs.penstock.dev/"
 ENDED: Final = "penstock.dev/ended"
 """Annotation of a pod whose attempt is over for the operator, and which the operator had ended after that."""
 
-STEP_CONTAINER: Final = "step"
+STEP_CONTAINER: Final = known.STEP_CONTAINER
 COLLECTOR_CONTAINER: Final = "collector"
 FETCH_CONTAINER: Final = "penstock-fetch"
 INPUTS_VOLUME: Final = "penstock-inputs"

@@ -47,7 +47,7 @@ from penstock.kube.resources import (
     ObjectId,
     Resource,
 )
-from penstock.kube.revisions import PIPELINE_LABEL, Revisions
+from penstock.kube.revisions import Revisions
 from penstock.kube.settings import Collector, Jobs, OperatorSettings
 from penstock.kube.sweeping import Sweeper
 from penstock.kube.telling import Teller
@@ -269,7 +269,7 @@ class Operator:
         """Know the revisions of pipelines, before anything else asks for one."""
         while True:
             try:
-                await self._list(CONTROLLER_REVISIONS, self.revisions.observe_revision, labels=PIPELINE_LABEL)
+                await self._list(CONTROLLER_REVISIONS, self.revisions.observe_revision, labels=names.PIPELINE)
             except (ApiError, Conflict, Transient) as error:
                 log.warning("the revisions of pipelines cannot be listed, it is tried again: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -294,7 +294,7 @@ class Operator:
 
     async def sync(self) -> None:
         """List everything and compare it with what is known. Events that never came are made up for here."""
-        await self._list(CONTROLLER_REVISIONS, self.revisions.observe_revision, labels=PIPELINE_LABEL)
+        await self._list(CONTROLLER_REVISIONS, self.revisions.observe_revision, labels=names.PIPELINE)
         await self._list(PIPELINES, self.pipeline)
         found = Comparison(self, self.executions, self.attempts, self.deployments)
         await self._list(DEPLOYMENTS, found.deployment)

@@ -17,17 +17,13 @@ from pydantic import ValidationError
 from penstock.api.pipeline import PipelineSpec
 from penstock.api.problems import Problem
 from penstock.api.rules import pipeline_problems
+from penstock.controller.conditions import pipeline_status
+from penstock.controller.labels import DIGEST, PIPELINE, REVISION_PREFIX
 from penstock.controller.ports import Clock
 from penstock.engine.compile import check_pipeline
-from penstock.engine.status import to_timestamp
 from penstock.kube.client import Client
 from penstock.kube.errors import AlreadyExists, ApiError, NotFound, port_error
 from penstock.kube.resources import CONTROLLER_REVISIONS, PIPELINES, ObjectId
-
-PIPELINE_LABEL = "penstock.dev/pipeline"
-DIGEST_LABEL = "penstock.dev/digest"
-_PREFIX = "penstock-"
-_MESSAGE = 32_768
 
 
 class NotReady(Exception):  # noqa: N818 - a state, not a fault
@@ -120,9 +116,9 @@ class Revisions:
         """Take note of a revision that was listed."""
         meta = body["metadata"]
         labels = meta.get("labels", {})
-        if PIPELINE_LABEL in labels and DIGEST_LABEL in labels:
-            known = self._pipelines.setdefault((meta["namespace"], labels[PIPELINE_LABEL]), _Pipeline())
-            known.numbers[body["revision"]] = labels[DIGEST_LABEL]
+        if PIPELINE in labels and DIGEST in labels:
+            known = self._pipelines.setdefault((meta["namespace"], labels[PIPELINE]), _Pipeline())
+            known.numbers[body["revision"]] = labels[DIGEST]
 
     def wake_on_change(self, namespace: str, key: str) -> None:
         """Look at an execution when a pipeline of its namespace changes."""
@@ -165,7 +161,7 @@ class Revisions:
             "metadata": {
                 "name": object_name(f"{name}-{number}"),
                 "namespace": namespace,
-                "labels": {PIPELINE_LABEL: name, DIGEST_LABEL: digest},
+                "labels": {PIPELINE: name, DIGEST: digest},
             },
             "revision": number,
             "data": raw,
@@ -184,33 +180,9 @@ class Revisions:
         self, namespace: str, name: str, known: _Pipeline, generation: int, number: int, broken: str
     ) -> bool:
         """Write the status, unless it says so already. Conditions follow kstatus: Ready, and Stalled if broken."""
-        said = {condition["type"]: condition for condition in known.status.get("conditions", ())}
-        wanted = {
-            "Ready": (
-                "False" if broken else "True",
-                "InvalidPipeline" if broken else "Compiled",
-                broken or "can be run",
-            ),
-        }
-        if broken:
-            wanted["Stalled"] = ("True", "InvalidPipeline", broken)
-        conditions = []
-        for kind, (status, reason, message) in wanted.items():
-            before = said.get(kind, {})
-            since = before.get("lastTransitionTime") if before.get("status") == status else None
-            conditions.append(
-                {
-                    "type": kind,
-                    "status": status,
-                    "reason": reason,
-                    "message": message[:_MESSAGE],
-                    "lastTransitionTime": since or to_timestamp(self._clock.now()),
-                    "observedGeneration": generation,
-                }
-            )
-        status_now: dict[str, Any] = {"observedGeneration": generation, "conditions": conditions}
-        if number:
-            status_now["revision"] = number
+        status_now = pipeline_status(
+            known.status, broken=broken, revision=number, generation=generation, now=self._clock.now()
+        )
         if all(known.status.get(key) == value for key, value in status_now.items()):
             return False
         body = await self._client.patch_status(PIPELINES, name, namespace, status_now)
@@ -290,7 +262,7 @@ class Revisions:
 
 def object_name(revision: str) -> str:
     """Name of the ControllerRevision of a revision; others make ControllerRevisions in the same namespace."""
-    return f"{_PREFIX}{revision}"
+    return f"{REVISION_PREFIX}{revision}"
 
 
 def _digest(raw: Mapping[str, Any]) -> str:

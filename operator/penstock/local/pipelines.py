@@ -14,6 +14,8 @@ from typing import Any, Final
 from penstock.api.base import MAX_MESSAGE, PipelineRef
 from penstock.api.execution import ExecutionPhase
 from penstock.api.pipeline import PipelineSpec
+from penstock.controller.conditions import pipeline_status
+from penstock.controller.labels import DIGEST, PIPELINE, REVISION_PREFIX
 from penstock.controller.ports import Clock
 from penstock.engine.compile import check_pipeline
 from penstock.engine.reasons import Reason
@@ -29,11 +31,6 @@ from penstock.step.values import JsonObject
 
 SOURCE_ANNOTATION: Final = "penstock.dev/source"
 """On a pipeline, or an execution with a pipeline of its own: the folder whose files its steps find around them."""
-PIPELINE_LABEL: Final = "penstock.dev/pipeline"
-DIGEST_LABEL: Final = "penstock.dev/digest"
-_PREFIX: Final = "penstock-"
-"""How ControllerRevisions of a cluster are named and marked."""
-_MESSAGE: Final = 32_768
 _KEPT: Final = 64
 
 
@@ -70,33 +67,9 @@ class Pipelines:
         before: Mapping[str, Any] = draft.status or {}
         broken = "; ".join(problem.sentence() for problem in check_pipeline(spec)[1][:20])
         number = int(before.get("revision", 0)) if broken else self._store.add_revision(name, spec).number
-        status: JsonObject = {"observedGeneration": generation}
-        if number:
-            status["revision"] = number
-        status["conditions"] = self._conditions(before, broken, generation)
+        now = self._clock.now()
+        status = pipeline_status(before, broken=broken, revision=number, generation=generation, now=now)
         return replace(draft, status=status)
-
-    def _conditions(self, before: Mapping[str, Any], broken: str, generation: int) -> list[JsonObject]:
-        said = {each["type"]: each for each in before.get("conditions", ())}
-        reason = "InvalidPipeline" if broken else "Compiled"
-        wanted = {"Ready": ("False" if broken else "True", reason, broken or "can be run")}
-        if broken:
-            wanted["Stalled"] = ("True", reason, broken)
-        found = []
-        for kind, (status, why, message) in wanted.items():
-            old = said.get(kind, {})
-            since = old.get("lastTransitionTime") if old.get("status") == status else None
-            found.append(
-                {
-                    "type": kind,
-                    "status": status,
-                    "reason": why,
-                    "message": message[:_MESSAGE],
-                    "lastTransitionTime": since or to_timestamp(self._clock.now()),
-                    "observedGeneration": generation,
-                }
-            )
-        return found
 
     def resolve(self, namespace: str, reference: PipelineRef) -> tuple[Revision, str]:
         """The revision that an execution runs, and the folder of the pipeline's files; empty: it has none.
@@ -128,16 +101,16 @@ class Pipelines:
             labels: only those with these labels.
             name: only the one with this name.
         """
-        pipeline, number = labels.exactly(PIPELINE_LABEL), None
+        pipeline, number = labels.exactly(PIPELINE), None
         if name:
-            whole, _, last = name.removeprefix(_PREFIX).rpartition("-")
-            if not name.startswith(_PREFIX) or not last.isdecimal():
+            whole, _, last = name.removeprefix(REVISION_PREFIX).rpartition("-")
+            if not name.startswith(REVISION_PREFIX) or not last.isdecimal():
                 return
             pipeline, number = whole, int(last)
         query = "SELECT * FROM revisions WHERE coalesce(?, pipeline) = pipeline AND coalesce(?, number) = number"
         for row in self._db.rows(f"{query} ORDER BY pipeline, number", pipeline, number):
-            shown = f"{_PREFIX}{row['pipeline']}-{row['number']}"
-            marks = {PIPELINE_LABEL: row["pipeline"], DIGEST_LABEL: row["digest"][:63]}
+            shown = f"{REVISION_PREFIX}{row['pipeline']}-{row['number']}"
+            marks = {PIPELINE: row["pipeline"], DIGEST: row["digest"][:63]}
             if not labels.matches(marks):
                 continue
             metadata = {

@@ -14,6 +14,16 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from penstock.api.base import API_VERSION
+from penstock.controller.labels import (
+    ATTEMPT,
+    EXECUTION,
+    EXECUTION_UID,
+    ITEM,
+    MANAGED_BY,
+    PIPELINE,
+    STEP,
+    STEP_CONTAINER,
+)
 from penstock.engine.status import from_timestamp
 from penstock.engine.types import AttemptId
 from penstock.local.answers import ApiRequest, Refusal, bad_request, not_found
@@ -26,16 +36,6 @@ from penstock.local.selectors import Selector
 from penstock.local.spawn import read_state
 from penstock.local.views import stamp
 from penstock.step.values import JsonObject
-
-EXECUTION: Final = "penstock.dev/execution"
-EXECUTION_UID: Final = "penstock.dev/execution-uid"
-PIPELINE: Final = "penstock.dev/pipeline"
-STEP: Final = "penstock.dev/step"
-ITEM: Final = "penstock.dev/item"
-ATTEMPT: Final = "penstock.dev/attempt"
-MANAGED_BY: Final = "app.kubernetes.io/managed-by"
-"""Label keys, the same as those of Pods on a cluster."""
-CONTAINER: Final = "step"
 
 _ROWS: Final = (
     "SELECT a.uid, a.step, a.idx, a.attempt, a.asked_at, a.ended, e.name, e.namespace, e.pipeline, e.version"
@@ -108,7 +108,7 @@ class Pods:
         labels = _labels(row)
         owner = {"apiVersion": API_VERSION, "kind": "Execution", "name": row["name"], "uid": row["uid"]}
         container = {
-            "name": CONTAINER,
+            "name": STEP_CONTAINER,
             "image": "",
             "imageID": "",
             "restartCount": 0,
@@ -128,7 +128,7 @@ class Pods:
                 "labels": labels,
                 "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": False}],
             },
-            "spec": {"containers": [{"name": CONTAINER, "image": ""}], "restartPolicy": "Never"},
+            "spec": {"containers": [{"name": STEP_CONTAINER, "image": ""}], "restartPolicy": "Never"},
             "status": {"phase": phase, "startTime": stamp(row["asked_at"]), "containerStatuses": [container]},
         }
 
@@ -186,14 +186,14 @@ class Pods:
     def _log_of(self, request: ApiRequest, place: Place) -> tuple[sqlite3.Row, _Options]:
         row = self._row(place)
         params = request.params
-        if params.get("container", CONTAINER) != CONTAINER:
+        if params.get("container", STEP_CONTAINER) != STEP_CONTAINER:
             raise bad_request(f"container {params['container']} is not valid for pod {place.name}")
         if params.get("previous") == "true":
-            raise bad_request(f'previous terminated container "{CONTAINER}" in pod "{place.name}" not found')
+            raise bad_request(f'previous terminated container "{STEP_CONTAINER}" in pod "{place.name}" not found')
         options = _options(params)
         state = self._state(row)[1]
         if waiting := state.get("waiting"):
-            what = f'container "{CONTAINER}" in pod "{place.name}" is waiting to start'
+            what = f'container "{STEP_CONTAINER}" in pod "{place.name}" is waiting to start'
             raise bad_request(f"{what}: {waiting['reason']}: {waiting['message']}")
         return row, options
 

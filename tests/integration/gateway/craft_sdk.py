@@ -77,7 +77,7 @@ def main(url: str, token: str, endpoint_token: str | None = None, file: str | No
 
 
 def _deployments(sdk: Any) -> dict[str, Any]:
-    from craft_ai_sdk.io import InputSource, OutputDestination
+    from craft_ai_sdk.io import InputSource, OutputDestination  # type: ignore[import-not-found]
 
     found: dict[str, Any] = {}
     made = sdk.create_deployment(

@@ -12,6 +12,7 @@ import pytest
 
 from integration.local.api_support import Served, a_deployment, a_pipeline, an_execution, named
 from penstock.api.pipeline import PipelineSpec
+from penstock.controller.labels import DIGEST, PIPELINE
 from penstock.kube.deployments import _edited_at
 from penstock.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
 from penstock.kube.resources import (
@@ -24,7 +25,7 @@ from penstock.kube.resources import (
     PIPELINES,
     SECRETS,
 )
-from penstock.kube.revisions import DIGEST_LABEL, PIPELINE_LABEL, object_name
+from penstock.kube.revisions import object_name
 from penstock.kube.tokens import read_token, write_token
 
 IRIS = PIPELINES.path(namespace="default", name="iris")
@@ -117,9 +118,9 @@ async def test_revisions_are_found_by_the_names_and_labels_of_a_cluster(served: 
     found = await served.client.get(CONTROLLER_REVISIONS, object_name("iris-2"), "default")
     assert (found["revision"], found["data"]) == (2, changed["spec"])
     assert PipelineSpec.model_validate(found["data"])
-    assert found["metadata"]["labels"].keys() == {PIPELINE_LABEL, DIGEST_LABEL}
+    assert found["metadata"]["labels"].keys() == {PIPELINE, DIGEST}
     listing = await served.client.list(
-        CONTROLLER_REVISIONS, namespace="default", labels=f"{PIPELINE_LABEL}=iris", keep=lambda body: body["revision"]
+        CONTROLLER_REVISIONS, namespace="default", labels=f"{PIPELINE}=iris", keep=lambda body: body["revision"]
     )
     assert list(listing.items) == [1, 2]
     with pytest.raises(NotFound):

@@ -23,7 +23,6 @@ from penstock.kube import names
 from penstock.kube.client import Client
 from penstock.kube.errors import ApiError, NotFound
 from penstock.kube.resources import EXECUTIONS, PIPELINES, PODS
-from penstock.local import podview
 from penstock.local.apiserver import ApiServer
 from penstock.local.home import RandomIds
 from penstock.local.journal import Journal
@@ -155,12 +154,6 @@ async def test_an_attempt_that_waits_for_its_turn_says_so(tmp_path: Path) -> Non
     with pytest.raises(ApiError, match="is waiting to start: Queued"):
         await served.client.log(found.pod, namespace="default", container="step")
     served.close()
-
-
-def test_labels_are_those_of_a_cluster() -> None:
-    for key in ("EXECUTION", "EXECUTION_UID", "PIPELINE", "STEP", "ITEM", "ATTEMPT", "MANAGED_BY"):
-        assert getattr(podview, key) == getattr(names, key)
-    assert podview.CONTAINER == names.STEP_CONTAINER
 
 
 TEXTS = st.lists(st.sampled_from([b"", b"a", b"bc\r", b"\n", b"x\n", b"\n\n", "ä\n".encode()]), max_size=12)
