@@ -107,15 +107,18 @@ class Sessions:
     Args:
         source: where credentials are read; again for every new session.
         trust_env: whether `HTTPS_PROXY` and its like count.
+        near: whether the server is near, so that it need not compress what it sends: for lists of megabytes that costs
+            it more than making them, and us a tenth of reading them.
 
     Attributes:
         view: what kopf gets to read instead of a response; its requests bear the session's own `OTHERS_AGENT`.
     """
 
-    def __init__(self, source: Source, *, trust_env: bool = False) -> None:
+    def __init__(self, source: Source, *, trust_env: bool = False, near: bool = False) -> None:
         self.view: View = lambda _, response: response
         self._source = source
         self._trust_env = trust_env
+        self._headers = {"User-Agent": OTHERS_AGENT} | ({"Accept-Encoding": "identity"} if near else {})
         self._access: Access | None = None
         self._connection: Connection | None = None
         self._token: _Token | None = None
@@ -183,7 +186,7 @@ class Sessions:
             # kopf's watches and the logs that people follow hold connections for long: a limit would starve the rest.
             # How much is under way at once is bounded where it is started.
             connector=aiohttp.TCPConnector(limit=0, ssl=tls),
-            headers={"User-Agent": OTHERS_AGENT},
+            headers=self._headers,
             proxy=access.proxy,
             trust_env=self._trust_env,
             middlewares=(_Authorize(access, token, self._viewed),),
