@@ -358,6 +358,25 @@ class TestSettings:
         assert one(render(helm), "Deployment")["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
+class TestHistory:
+    def test_is_handed_to_operator_and_gateway_and_let_out_to(self, helm: Path) -> None:
+        secret = {"name": "PENSTOCK_HISTORY_URL", "valueFrom": {"secretKeyRef": {"name": "kept", "key": "url"}}}
+        plain = {"name": "PENSTOCK_HISTORY_URL", "value": "postgresql://penstock@db/penstock"}
+        for values, wanted, port in (
+            ("history.existingSecret=kept,history.port=6432", secret, 6432),
+            ("history.url=postgresql://penstock@db/penstock", plain, 5432),
+        ):
+            objects = render(helm, ["--set", values])
+            for deployment in of_kind(objects, "Deployment"):
+                (container,) = deployment["spec"]["template"]["spec"]["containers"]
+                assert [each for each in container["env"] if "HISTORY" in each["name"]] == [wanted]
+            for policy in of_kind(objects, "NetworkPolicy"):
+                assert {"ports": [{"protocol": "TCP", "port": port}]} in policy["spec"]["egress"]
+
+    def test_is_nowhere_by_default(self, helm: Path) -> None:
+        assert "HISTORY" not in json.dumps(render(helm))
+
+
 class TestNetworkPolicy:
     def test_lets_in_the_http_port_and_out_dns_and_the_api_server(self, helm: Path) -> None:
         spec = one(render(helm), "NetworkPolicy")["spec"]

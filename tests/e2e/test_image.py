@@ -20,7 +20,7 @@ import json, os, shutil, sys
 import penstock.step.collector
 loaded = {name.partition(".")[0] for name in sys.modules}
 light = sorted(loaded - set(sys.stdlib_module_names) - {"__main__", "sitecustomize"})
-import penstock.kube.operator, zoneinfo
+import penstock.kube.replica, zoneinfo
 sources = [m for m in sys.modules.values() if (getattr(m, "__file__", None) or "").endswith(".py")]
 print(json.dumps({
     "light": light,

@@ -238,6 +238,22 @@ app.kubernetes.io/component: gateway
 {{- end }}
 {{- end -}}
 
+{{/* Environment of whoever writes or reads the history. */}}
+{{- define "penstock.historyEnv" -}}
+{{- with .Values.history }}
+{{- if .existingSecret }}
+- name: PENSTOCK_HISTORY_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: url
+{{- else if .url }}
+- name: PENSTOCK_HISTORY_URL
+  value: {{ .url | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Where everybody of ours may go: names and the API server; with an object store elsewhere there too. */}}
 {{- define "penstock.egress" -}}
 # DNS, wherever it is: a cache on the node has no labels to select by. 5353 is OpenShift's.
@@ -262,6 +278,13 @@ app.kubernetes.io/component: gateway
 # The object store, wherever it is.
 - ports:
     - {protocol: TCP, port: {{ regexFind ":[0-9]+(/|$)" (trimPrefix "https:" (trimPrefix "http:" .endpoint)) | trimAll ":/" | default (ternary 80 443 (hasPrefix "http:" .endpoint)) }}}
+{{- end }}
+{{- end }}
+{{- with .Values.history }}
+{{- if or .url .existingSecret }}
+# The history's database, wherever it is.
+- ports:
+    - {protocol: TCP, port: {{ .port }}}
 {{- end }}
 {{- end }}
 {{- with .Values.networkPolicy.extraEgress }}

@@ -116,6 +116,11 @@ COLUMNS: Mapping[str, Sequence[tuple[str, Cell]]] = {
         ("AGE", _age),
     ),
 }
+_HISTORY: Sequence[tuple[str, Cell]] = (
+    ("TRIGGER", lambda body, now: text_of((body["metadata"].get("labels") or {}).get("penstock.dev/trigger") or "run")),
+    ("BY", _at("metadata", "annotations", "penstock.dev/created-by")),
+    ("REMOVED", lambda body, now: age(body.get("deletedAt"), now)),
+)
 WIDE: Mapping[str, Sequence[tuple[str, Cell]]] = {
     "Execution": (
         ("REVISION", _at("status", "revision")),
@@ -167,6 +172,17 @@ def object_rows(kind: str, bodies: Sequence[Body], now: float, *, wide: bool, na
         columns.insert(0, ("NAMESPACE", _at("metadata", "namespace")))
     rows = [[head for head, _ in columns]]
     return rows + [[cell(body, now) for _, cell in columns] for body in bodies]
+
+
+def history_table(bodies: Sequence[Body], now: float) -> list[str]:
+    """Lines of a table of executions that there are and were, with what has started them and who.
+
+    Args:
+        bodies: the objects; `deletedAt` says since when one is gone.
+        now: seconds since the epoch.
+    """
+    columns = [*COLUMNS["Execution"], *_HISTORY]
+    return table([[head for head, _ in columns], *([cell(body, now) for _, cell in columns] for body in bodies)])
 
 
 def object_table(kind: str, bodies: Sequence[Body], now: float, *, wide: bool, namespaces: bool) -> list[str]:

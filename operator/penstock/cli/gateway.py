@@ -1,4 +1,4 @@
-"""`penstock gateway`: the process that serves endpoints, people's files by an API, a folder store's by signed URLs."""
+"""`penstock gateway`: the process that serves endpoints, the API, and a folder store's files by signed URLs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from penstock.cli.cluster import Refused
 from penstock.cli.main import ERROR, OK, USAGE, complain
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from penstock.gateway.service import Service
     from penstock.gateway.settings import GatewaySettings
     from penstock.kube.access import Source
+    from penstock.storage.history.history import History
     from penstock.storage.objects import Store
     from penstock.storage.settings import StoreSettings
 
@@ -39,11 +41,12 @@ if TYPE_CHECKING:
 )
 @click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
 def command(host: str, port: int, kubeconfig: Path | None, context: str | None) -> int:
-    """Serve endpoints, the API of the data store and of outputs, and files of a folder store, until it gets SIGTERM.
+    """Serve endpoints, the API of executions and files, and files of a folder store, until it gets SIGTERM.
 
-    PENSTOCK_STORE_URL names the store, for a folder PENSTOCK_SIGNING_KEYS the keys; see docs/object-storage.md. All
-    other settings are environment variables too, see docs/endpoints.md. Outside of a cluster and without --kubeconfig
-    there are no endpoints and no API.
+    PENSTOCK_STORE_URL names the store, for a folder PENSTOCK_SIGNING_KEYS the keys; see docs/object-storage.md.
+    PENSTOCK_HISTORY_URL names the history that the operator keeps, where executions are that are gone; see
+    docs/history.md. All other settings are environment variables too, see docs/endpoints.md. Outside of a cluster and
+    without --kubeconfig there are no endpoints and no API.
     """
     try:
         import aiohttp  # noqa: F401, PLC0415
@@ -80,12 +83,18 @@ def command(host: str, port: int, kubeconfig: Path | None, context: str | None) 
         return ERROR
     log_format = LogFormat.TEXT if os.environ.get("PENSTOCK_LOG_FORMAT") == "text" else LogFormat.JSON
     set_up(log_format, os.environ.get("PENSTOCK_LOG_LEVEL") or "INFO")
-    service, lifespan = (None, None) if source is None else _endpoints(source, store, settings)
+    try:
+        history = _history(os.environ.get("PENSTOCK_HISTORY_URL", "")) if source is not None else None
+    except Refused as error:
+        complain(str(error))
+        return error.code
+    service, lifespan = (None, None) if source is None else _endpoints(source, store, settings, history)
     served = application(
         store,
         None if files is None else files.signing_keys,
         None if source is None else Cluster(connecting(source)),
         service=service,
+        history=history,
         lifespan=lifespan,
         max_file_bytes=MAX_FILE_BYTES if files is None else files.max_file_bytes,
     )
@@ -110,7 +119,37 @@ def command(host: str, port: int, kubeconfig: Path | None, context: str | None) 
     return OK if server.started else ERROR
 
 
-def _endpoints(source: Source, store: Store | None, settings: GatewaySettings) -> tuple[Service, Lifespan]:
+def _history(url: str) -> History | None:
+    """The history, which was tried; None where none is named.
+
+    Raises:
+        Refused: a person has to do something before it works.
+    """
+    if not url:
+        return None
+    import asyncio  # noqa: PLC0415
+
+    try:
+        from penstock.storage.history.connecting import connect, parse  # noqa: PLC0415
+        from penstock.storage.history.errors import BadHistory, HistoryUnavailable  # noqa: PLC0415
+        from penstock.storage.history.history import History  # noqa: PLC0415
+    except ImportError as error:
+        raise Refused(
+            f'PENSTOCK_HISTORY_URL: a history needs more than is installed ({error.name}); install "penstock[history]"'
+        ) from None
+    try:
+        return asyncio.run(History.open(url))  # it has no connection yet, and so belongs to no loop
+    except BadHistory as error:
+        raise Refused(f"PENSTOCK_HISTORY_URL: {error}") from None
+    except HistoryUnavailable as error:
+        # Endpoints do not wait for it; who asks for the history is told until it is there.
+        complain(f"PENSTOCK_HISTORY_URL: {error}; all else is served")
+        return History(connect(parse(url)))
+
+
+def _endpoints(
+    source: Source, store: Store | None, settings: GatewaySettings, history: History | None
+) -> tuple[Service, Lifespan]:
     """The endpoints of a cluster, and what has to run beside them."""
     import asyncio  # noqa: PLC0415
 
@@ -131,6 +170,8 @@ def _endpoints(source: Source, store: Store | None, settings: GatewaySettings) -
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             await sessions.close()
+            if history is not None:
+                await history.close()
 
     return Service(backend, store, settings=settings.service()), beside
 

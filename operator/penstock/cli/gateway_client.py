@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from penstock.kube.access import Access
 
 NO_GATEWAY = (
-    "files of a cluster come and go through its gateway: name it with --gateway URL or PENSTOCK_GATEWAY; where nothing "
-    "else leads to it, `kubectl port-forward --namespace penstock service/penstock-gateway 8080` brings it to "
+    "files and the history of a cluster are behind its gateway: name it with --gateway URL or PENSTOCK_GATEWAY; where "
+    "nothing else leads to it, `kubectl port-forward --namespace penstock service/penstock-gateway 8080` brings it to "
     "http://localhost:8080"
 )
 WHO_ARE_YOU = (
@@ -30,6 +30,7 @@ WHO_ARE_YOU = (
 TRIES = 3
 _SECONDS = 60
 _PAGE = 1000
+_EXECUTIONS_PAGE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,28 @@ class Gateway:
         name = urllib.parse.quote(execution, safe="")
         return self._transferable(self._ask("GET", f"executions/{name}/outputs", query={"transfers": "true"}))
 
+    def executions(self, query: Mapping[str, str | Sequence[str]], limit: int) -> tuple[list[dict[str, Any]], bool]:
+        """Executions as the history has them, page by page.
+
+        Args:
+            query: filters and order.
+            limit: how many at most.
+
+        Returns:
+            They, and whether there are more.
+        """
+        found: list[dict[str, Any]] = []
+        after: str | None = None
+        while True:
+            more = {"limit": str(min(_EXECUTIONS_PAGE, limit - len(found)))} | (
+                {} if after is None else {"after": after}
+            )
+            page = self._ask("GET", "executions", query={**query, **more})
+            found += page["items"]
+            after = page["next"]
+            if after is None or len(found) >= limit:
+                return found, after is not None
+
     def unused(self, cache_seconds: float) -> dict[str, Any]:
         """What a sweep would remove."""
         return self._ask("GET", "unused", query={"cache_seconds": str(cache_seconds)})
@@ -101,14 +124,14 @@ class Gateway:
         what: str,
         path: str = "",
         *,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str | Sequence[str]] | None = None,
         body: object | None = None,
     ) -> dict[str, Any]:
         place = f"{self.url}/api/v1/namespaces/{self.namespace}/{what}"
         if path:
             place += "/" + urllib.parse.quote(path, safe="/")
         if query:
-            place += "?" + urllib.parse.urlencode(query)
+            place += "?" + urllib.parse.urlencode(query, doseq=True)
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked
             place, method=method, data=None if body is None else json.dumps(body).encode()
         )

@@ -37,6 +37,7 @@ COMMANDS = {
     "gc": ("penstock.cli.gc", "Remove old executions of this machine, and what only they need."),
     "apply": ("penstock.cli.apply", "Put manifests onto a cluster."),
     "get": ("penstock.cli.get", "List pipelines, deployments and executions; fetch outputs."),
+    "history": ("penstock.cli.history", "List executions that there are and were."),
     "describe": ("penstock.cli.describe", "Show all about an object of a cluster."),
     "logs": ("penstock.cli.logs", "Print what steps of an execution on a cluster have printed."),
     "cancel": ("penstock.cli.change:cancel", "Cancel executions on a cluster."),

@@ -34,7 +34,7 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
     from penstock.kube.credentials import CredentialsError, Sessions, find_source  # noqa: PLC0415
     from penstock.kube.logs import set_up  # noqa: PLC0415
     from penstock.kube.objectstore import opened  # noqa: PLC0415
-    from penstock.kube.operator import LeaseLost, run  # noqa: PLC0415
+    from penstock.kube.replica import LeaseLost, run  # noqa: PLC0415
     from penstock.kube.settings import BadSettings, from_environment  # noqa: PLC0415
     from penstock.storage import errors  # noqa: PLC0415
     from penstock.storage import settings as storage  # noqa: PLC0415
@@ -46,6 +46,12 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
     except (BadSettings, storage.BadSettings) as error:
         complain(str(error))
         return USAGE
+    if settings.history_url:
+        try:
+            import penstock.kube.recording  # noqa: F401, PLC0415 - only what is used
+        except ImportError as error:
+            complain(f"PENSTOCK_HISTORY_URL needs more than is installed ({error.name}); install penstock[history]")
+            return USAGE
     set_up(settings.log_format, settings.log_level)
 
     async def work() -> None:
@@ -57,7 +63,7 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
                 loop.add_signal_handler(number, stop.set)
 
         take_signals()
-        sessions = Sessions(find_source(os.environ, kubeconfig=kubeconfig, context=context))
+        sessions = Sessions(find_source(os.environ, kubeconfig=kubeconfig, context=context), near=True)
         if store is None:
             await run(settings, sessions, stop, take_signals=take_signals)
             return
@@ -66,7 +72,7 @@ def command(kubeconfig: Path | None, context: str | None) -> int:
 
     try:
         longlived.run(work())
-    except storage.BadSettings as error:
+    except (BadSettings, storage.BadSettings) as error:
         complain(str(error))
         return USAGE
     except (LeaseLost, CredentialsError, errors.StoreError) as error:

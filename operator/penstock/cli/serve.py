@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from penstock.local.home import Home
     from penstock.local.session import Settings
 
-NEEDS = '`penstock serve` needs more than is installed ({name}); run: pip install "penstock[operator,gateway]"'
+NEEDS = '`penstock serve` needs more than is installed ({name}); run: pip install "penstock[operator,gateway,history]"'
 _TOKEN_BYTES = 32
 
 
@@ -54,6 +54,8 @@ def command(files: tuple[str, ...], host: str, port: int, home: Path, runner: st
     """
     try:
         import aiohttp  # noqa: F401, PLC0415
+        import aiosqlite  # noqa: F401, PLC0415
+        import alembic  # noqa: F401, PLC0415
         import fastapi  # noqa: F401, PLC0415
         import obstore  # noqa: F401, PLC0415
         import python_multipart  # noqa: F401, PLC0415
@@ -122,13 +124,24 @@ async def _serve(
     from penstock.controller.loop import until_one_ends  # noqa: PLC0415
     from penstock.controller.ports import Halt  # noqa: PLC0415
     from penstock.gateway.server import Server  # noqa: PLC0415
-    from penstock.gateway.standalone import API_BASE, Standalone  # noqa: PLC0415
+    from penstock.gateway.standalone import API_BASE, Standalone, prepared_history  # noqa: PLC0415
     from penstock.kube.errors import ApiError  # noqa: PLC0415
+    from penstock.kube.settings import BadSettings  # noqa: PLC0415
 
     token = _token(home)
-    machine = Standalone(
-        session, token=token, url=settings.public_url or at, service=settings.service(), on_trouble=complain
-    )
+    try:
+        history = await prepared_history(session.home, os.environ.get("PENSTOCK_HISTORY_URL", ""))
+        machine = Standalone(
+            session,
+            token=token,
+            url=settings.public_url or at,
+            service=settings.service(),
+            on_trouble=complain,
+            history_url=history,
+        )
+    except BadSettings as error:
+        complain(str(error))
+        return USAGE
     try:
         cluster = Cluster(client=machine.client, transport=machine.transport, namespace="default", chosen=False)
         try:

@@ -203,6 +203,12 @@ class Cluster:
         """
         return await self._as(who, lambda transport: work(Client(transport), transport))
 
+    @asynccontextmanager
+    async def connected(self, who: Caller) -> AsyncIterator[tuple[Client, Transport]]:
+        """A way to the API server in the name of a caller, for as long as it is needed."""
+        async with self._connect(who) as transport:
+            yield Client(transport), transport
+
     async def living(self, who: Caller, namespace: str, uids: Sequence[str]) -> Living:
         """Which executions there are, as far as the caller may see them; see `retention.Ask`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
@@ -35,6 +36,14 @@ class ErrorBody(BaseModel, use_attribute_docstrings=True):
     """Names this request in the gateway's log; the caller's own `X-Request-Id`, if there was one."""
     additional_data: dict[str, Any] | None = None
     """What else there is, such as `execution_id`."""
+
+
+class Json(JSONResponse):
+    """JSON in ASCII: values may hold halves of characters, which only escapes can say."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of a value."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def request_id(request: Request) -> str:

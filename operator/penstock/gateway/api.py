@@ -1,15 +1,15 @@
-"""The API for people's files, `/api/v1`: the data store and the outputs of executions of a namespace.
+"""The API `/api/v1`: executions, pipelines and deployments of a namespace, and people's files.
 
-Contents do not go through here: answers name signed URLs, which are good for one object and end. With a folder store
-they are paths of this same gateway.
+Files are those of the data store and the outputs of executions. Their contents do not go through here: answers name
+signed URLs, which are good for one object and end. With a folder store they are paths of this same gateway.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,14 +18,18 @@ from starlette.responses import RedirectResponse, Response
 from penstock import __version__
 from penstock.engine.status import load_value
 from penstock.engine.types import File
-from penstock.gateway import problems
+from penstock.gateway import executions, objects, problems
 from penstock.gateway.access import Caller, Cluster, caller
+from penstock.gateway.history import Executions
 from penstock.gateway.problems import Problem, ProblemDetails
 from penstock.storage.datastore import MAX_PAGE, DataObject, DataStore
 from penstock.storage.objects import Store
 from penstock.storage.paths import data_key, file_key
 from penstock.storage.plans import MAX_FILE_BYTES, person_plan
 from penstock.storage.retention import Living, Retention
+
+if TYPE_CHECKING:
+    from penstock.storage.history.history import History
 
 LINK_SECONDS = 15 * 60
 """How long the URL of a redirect is good: its follower begins at once."""
@@ -134,9 +138,20 @@ class Unused(_Model):
     """The keys of what would go, the first 1000."""
 
 
+_DETAILS = {
+    problems.MEDIA_TYPE: {
+        "schema": ProblemDetails.model_json_schema(),
+        "example": {
+            "title": "Not Found",
+            "status": 404,
+            "reason": "NotFound",
+            "detail": 'there is no execution "iris-x7k2p" in namespace "default"',
+        },
+    }
+}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ProblemDetails, "description": "Not known, not allowed, not there, or not right."},
-    "5XX": {"model": ProblemDetails, "description": "The store or the cluster does not answer, or is full."},
+    "4XX": {"description": "Not known, not allowed, not there, or not right.", "content": _DETAILS},
+    "5XX": {"description": "The store, the history or the cluster does not answer, or is full.", "content": _DETAILS},
 }
 _REDIRECT: dict[int | str, dict[str, Any]] = {
     307: {"description": "Where to read it, without the token; a folder comes as a compressed tar."}
@@ -145,27 +160,39 @@ _REDIRECT: dict[int | str, dict[str, Any]] = {
 _PRIVATE = {"Cache-Control": "no-store"}
 
 
-def application(store: Store, cluster: Cluster, *, max_file_bytes: int = MAX_FILE_BYTES) -> FastAPI:
+def application(
+    store: Store | None,
+    cluster: Cluster,
+    *,
+    history: History | None = None,
+    closing: Callable[[], bool] = lambda: False,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> FastAPI:
     """The API, to be mounted at `/api/v1`.
 
     Args:
-        store: where files are.
+        store: where files are; None: there is nothing about files.
         cluster: decides who may do what.
+        history: the executions that there are and were; None: there are those that the cluster has.
+        closing: whether nobody is to wait any longer.
         max_file_bytes: how large the archive of a folder may be.
     """
     api = FastAPI(
         title="Penstock",
         version=__version__,
-        summary="Files of the data store and of executions.",
+        summary="Executions, pipelines and deployments, files of the data store and of executions.",
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
         responses=_PROBLEMS,
     )
     problems.install(api)
-    _data_routes(api, store, cluster)
-    _upload_routes(api, store, cluster, max_file_bytes)
-    _output_routes(api, store, cluster)
-    _unused_route(api, store, cluster)
+    executions.install(api, cluster, Executions(cluster, history), closing)
+    objects.install(api, cluster)
+    if store is not None:
+        _data_routes(api, store, cluster)
+        _upload_routes(api, store, cluster, max_file_bytes)
+        _output_routes(api, store, cluster)
+        _unused_route(api, store, cluster)
     return api
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
@@ -28,6 +29,9 @@ from penstock.storage.objects import Store
 from penstock.storage.plans import MAX_FILE_BYTES
 from penstock.storage.signing import SigningKeys
 
+if TYPE_CHECKING:
+    from penstock.storage.history.history import History
+
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
 
@@ -37,6 +41,7 @@ def application(
     cluster: Cluster | None,
     *,
     service: Service | None = None,
+    history: History | None = None,
     namespace: str | None = None,
     lifespan: Lifespan | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
@@ -48,6 +53,7 @@ def application(
         keys: what the URLs of a folder store are signed with.
         cluster: decides who may use the API; None: there is no API.
         service: the endpoints; None: there are none.
+        history: the executions that there are and were; None: the API has those of the cluster.
         namespace: the one environment that is served, at the root; None: all, under `/environments`.
         lifespan: what runs beside it.
         max_file_bytes: how large the archive of a folder may be.
@@ -60,9 +66,11 @@ def application(
     ]
     if isinstance(store, FolderStore) and keys is not None:
         routes += Files(store, keys).routes()
-    if cluster is not None and store is not None:
+    if cluster is not None:
         mount = Mount if namespace is None else _Beside
-        routes.append(mount("/api/v1", api.application(store, cluster, max_file_bytes=max_file_bytes)))
+        closing = (lambda: False) if service is None else (lambda: service.closed)
+        found = api.application(store, cluster, history=history, closing=closing, max_file_bytes=max_file_bytes)
+        routes.append(mount("/api/v1", found))
     if service is not None:
         routes.append(Mount("", environments(service, cluster, namespace)))
 

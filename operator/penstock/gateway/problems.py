@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -10,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from penstock.controller import serving
 from penstock.kube import errors as kube
@@ -97,7 +98,8 @@ def _answer(problem: Problem) -> Response:
     content = ProblemDetails(
         title=HTTPStatus(problem.status).phrase, status=problem.status, reason=problem.reason, detail=str(problem)
     )
-    return JSONResponse(content.model_dump(), problem.status, problem.headers, media_type=MEDIA_TYPE)
+    # In ASCII: what is repeated of a request may hold halves of characters, which only escapes can say.
+    return Response(json.dumps(content.model_dump()), problem.status, problem.headers, media_type=MEDIA_TYPE)
 
 
 def _of_store(error: storage.StoreError) -> Problem:
@@ -125,6 +127,10 @@ def _of_cluster(error: kube.ApiError) -> Problem:
             return Problem(409, "Conflict", _said(error))
         case kube.Invalid():
             return Problem(422, "Invalid", _said(error))
+        case kube.ApiError(status=400):
+            return Problem(400, "BadRequest", _said(error))
+        case kube.TooLarge():
+            return Problem(413, "TooLarge", _said(error))
     return Problem(503, "Unavailable", "the Kubernetes API server does not answer", {"Retry-After": "5"})
 
 

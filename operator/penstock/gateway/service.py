@@ -145,6 +145,11 @@ class Service:
         self.draining = self._closed = True
         self.backend.release()
 
+    @property
+    def closed(self) -> bool:
+        """Whether nobody is to wait any longer."""
+        return self._closed
+
     def trouble(self) -> str:
         """Why no requests should be sent here; empty: they may."""
         return "it is about to end" if self.draining else self.backend.trouble()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -30,11 +31,12 @@ from penstock.kube.backend import KubeBackend
 from penstock.kube.client import Client
 from penstock.kube.deployments import KubeDeployments
 from penstock.kube.errors import ApiError, NotFound, Unauthorized, Unreachable, from_answer
+from penstock.kube.recording import Recording, check
 from penstock.kube.resources import CONTROLLER_REVISIONS, DEPLOYMENTS, EXECUTIONS, PIPELINES
 from penstock.kube.revisions import NotReady, object_name
 from penstock.kube.transport import Call, Connection, Transport
 from penstock.local.answers import ApiAnswer, ApiRequest, Refusal
-from penstock.local.apiserver import ApiServer, is_stream
+from penstock.local.apiserver import ApiServer, Doomed, is_stream
 from penstock.local.filestore import HomeStore
 from penstock.local.session import LocalSession, Settings
 from penstock.local.store import NAMESPACE
@@ -139,14 +141,17 @@ class Standalone:
         url: where this is reached, without a slash at its end.
         service: how endpoints are served.
         on_trouble: called with a sentence when something failed that will be tried again.
+        history_url: where executions are kept for good; empty: in the home.
 
     Raises:
         LocalError: the home cannot be used.
+        BadSettings: no history can be kept there.
 
     Attributes:
         app: what serves all of it over HTTP.
         client: requests to the API server in this process.
         service: the endpoints.
+        history: every execution that there was or is.
     """
 
     def __init__(
@@ -157,6 +162,7 @@ class Standalone:
         url: str,
         service: ServiceSettings | None = None,
         on_trouble: Callable[[str], None] = lambda _: None,
+        history_url: str = "",
     ) -> None:
         self._token = token
         self._session = LocalSession(
@@ -174,14 +180,19 @@ class Standalone:
             clock=session.clock,
             ids=session.ids,
             namespace=NAMESPACE,
+            before_removal=self._keep,
         )
         self.transport = InProcess(self.server)
         self.client = Client(self.transport)
+        self._recording = Recording(history_url or _history_of(settings.home), self.client, session.clock)
+        self._recorded: list[asyncio.Task[None]] = []
+        self.history = self._recording.history
         self._deployments = KubeDeployments(
             self.client,
             _Revisions(self.client),
             lambda key, urgent: self._scheduler.mark(key, urgent=urgent),
             lambda _, path: f"{url}/endpoints/{path}",
+            self._recording.kept,
         )
         self._scheduler = DeploymentController(
             deployments=self._deployments, clock=session.clock, input_bytes=settings.limits.input_bytes
@@ -189,7 +200,9 @@ class Standalone:
         self._backend = KubeBackend(self.transport)
         self._store = store = HomeStore(session.home)
         self.service = Service(self._backend, store, settings=service)
-        served = application(store, store.keys, Cluster(self._connect), service=self.service, namespace=NAMESPACE)
+        served = application(
+            store, store.keys, Cluster(self._connect), service=self.service, history=self.history, namespace=NAMESPACE
+        )
         self.app = Starlette(
             routes=[Mount(API_BASE, Route("/{path:path}", self._api, methods=_METHODS)), Mount("", served)]
         )
@@ -210,6 +223,9 @@ class Standalone:
     def _knows(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self._token.encode())
 
+    async def _keep(self, executions: Sequence[Doomed]) -> None:
+        await self._recording.keep(executions)
+
     # Work
 
     async def run(self) -> None:
@@ -220,11 +236,13 @@ class Standalone:
         """
         await self.server.start()
         await self._observe()
-        work = (self._session.serve(), self._scheduler.run(), self._backend.run())
+        self._recorded = [recorded := asyncio.create_task(self._recording.run())]
+        work = (self._session.serve(), self._scheduler.run(), self._backend.run(), _outlived(recorded))
         await until_one_ends([asyncio.create_task(each) for each in work])
 
     async def close(self) -> None:
         """Let go of everything; what runs goes on, and is taken up by the next one."""
+        await self._recording.close(*self._recorded)
         await self._session.close()
         await self._store.close()
 
@@ -232,7 +250,10 @@ class Standalone:
         """Tell the controller of deployments what there is, and what comes."""
         for resource in (DEPLOYMENTS, EXECUTIONS):
             for body in (await self.client.list(resource, namespace=NAMESPACE, keep=lambda body: body)).items:
+                if resource is EXECUTIONS:
+                    self._recording.see(body)
                 self._seen(resource.plural, "ADDED", body)
+        self._recording.listed()
         self.server.subscribe(self._seen)
 
     def _seen(self, plural: str, what: str, body: JsonObject) -> None:
@@ -240,6 +261,10 @@ class Standalone:
         if plural == DEPLOYMENTS.plural:
             self._deployments.observe(body, deleted=deleted)
         elif plural == EXECUTIONS.plural:
+            if deleted:
+                self._recording.gone(body["metadata"]["uid"])
+            else:
+                self._recording.changed(body)
             self._deployments.execution(body, deleted=deleted)
         elif plural == PIPELINES.plural:
             self._deployments.pipeline_changed(body["metadata"]["namespace"], body["metadata"]["name"])
@@ -264,6 +289,30 @@ class Standalone:
             except Refusal as error:
                 return _answered(error.answer)
         return _answered(await self.server.answer(wanted))
+
+
+async def _outlived(task: asyncio.Task[None]) -> None:
+    """Wait for a task without taking it along when this is cancelled: it is ended last."""
+    await asyncio.shield(task)
+
+
+def _history_of(home: Path) -> str:
+    return f"sqlite:///{home.absolute() / 'history.db'}"
+
+
+async def prepared_history(home: Path, url: str) -> str:
+    """The URL of a home's history, whose tables are those of this version; a database that is away is told of.
+
+    Args:
+        home: the home.
+        url: of another database than the home's own.
+
+    Raises:
+        BadSettings: no history can be kept there.
+    """
+    url = url or _history_of(home)
+    await check(url)
+    return url
 
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]

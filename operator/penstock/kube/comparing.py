@@ -6,13 +6,16 @@ Who lists is not said here: kopf when it starts (`listed`), the operator itself 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from penstock.kube import leftovers, names
 from penstock.kube.attempts import KubeAttempts
 from penstock.kube.deployments import KubeDeployments
 from penstock.kube.executions import KubeExecutions
 from penstock.step.values import JsonObject
+
+if TYPE_CHECKING:
+    from penstock.kube.recording import Recording
 
 
 class Sink(Protocol):
@@ -42,16 +45,24 @@ class Comparison:
         executions: executions that are known.
         attempts: attempts that are known.
         deployments: deployments that are known, and their executions.
+        recording: executions on their way into the history; None: there is none.
     """
 
     def __init__(
-        self, sink: Sink, executions: KubeExecutions, attempts: KubeAttempts, deployments: KubeDeployments
+        self,
+        sink: Sink,
+        executions: KubeExecutions,
+        attempts: KubeAttempts,
+        deployments: KubeDeployments,
+        recording: Recording | None = None,
     ) -> None:
         self._sink = sink
         self._executions = executions
         self._attempts = attempts
         self._deployments = deployments
         self._unlisted, self._unlisted_executions = deployments.known()
+        self._recording = recording
+        self._unlisted_recorded = set() if recording is None else recording.known()
         self._expected = executions.live()
         self._unseen = set(attempts.known())
         self._statuses: dict[str, JsonObject] = {}
@@ -62,6 +73,7 @@ class Comparison:
         """An Execution is there."""
         self._statuses[body["metadata"]["uid"]] = body.get("status") or {}
         self._unlisted_executions.discard(body["metadata"]["uid"])
+        self._unlisted_recorded.discard(body["metadata"]["uid"])
         self._sink.execution(body)
 
     def deployment(self, body: JsonObject) -> None:
@@ -94,6 +106,9 @@ class Comparison:
             self._executions.forget(key)
         self._deployments.gone(self._unlisted, self._unlisted_executions)
         self._attempts.missed(self._unseen)
+        if self._recording is not None:
+            for key in self._unlisted_recorded:
+                self._recording.gone(key)
         self._statuses.clear()
         return gone
 

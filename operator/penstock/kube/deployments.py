@@ -86,6 +86,8 @@ class KubeDeployments:
         revisions: revisions of pipelines.
         mark: called with the uid of a deployment that should be looked at, and whether that is urgent.
         endpoint_url: gives the address of the endpoint of a namespace that has a path; empty where nobody knows it.
+        kept: whether an execution, by its uid, may be removed; with one that may not yet its deployment is looked at
+            again.
     """
 
     def __init__(
@@ -94,7 +96,9 @@ class KubeDeployments:
         revisions: Resolver,
         mark: Callable[[str, bool], None],
         endpoint_url: Callable[[str, str], str],
+        kept: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        self._kept = kept
         self._client = client
         self._revisions = revisions
         self._mark = mark
@@ -356,6 +360,9 @@ class KubeDeployments:
         if known is None or name not in owned:
             return
         uid = owned[name].uid
+        if not self._kept(uid):
+            self._mark(key, False)
+            return
         try:
             await self._client.delete(EXECUTIONS, name, known.namespace, uid=uid)
         except ApiError as error:

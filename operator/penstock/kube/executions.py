@@ -89,6 +89,8 @@ class KubeExecutions:
         on_finished: called with the object's metadata and status after the final status was written.
         on_cut: called with the uid of an execution that was ended before its attempts, for want of room.
         objects: looks up inputs that are objects; by default there are none.
+        wants: whether somebody wants to see an execution, by its uid, when it is in this phase.
+        on_wanted: called with the whole object then.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class KubeExecutions:
         on_finished: Callable[[str, Known, Mapping[str, Any]], None] | None = None,
         on_cut: Callable[[str], None] | None = None,
         objects: ObjectInputs | None = None,
+        wants: Callable[[str, str], bool] | None = None,
+        on_wanted: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._client = client
         self._revisions = revisions
@@ -106,6 +110,8 @@ class KubeExecutions:
         self._on_finished = on_finished
         self._on_cut = on_cut
         self._objects = objects or ObjectInputs(None)
+        self._wants = wants
+        self._on_wanted = on_wanted
         self._known: dict[str, Known] = {}
 
     def __len__(self) -> int:
@@ -349,6 +355,7 @@ class KubeExecutions:
         for condition in status.get("conditions", ()):
             condition["observedGeneration"] = known.generation
         gone = dict.fromkeys(known.written - status.keys())
+        wanted = self._wants is not None and self._wants(key, status["phase"])
         try:
             body = await self._client.patch_status(
                 EXECUTIONS,
@@ -356,7 +363,7 @@ class KubeExecutions:
                 known.namespace,
                 status | gone,
                 resource_version=known.version,
-                metadata_only=True,
+                metadata_only=not wanted,
             )
         except NotFound:
             self._known.pop(key, None)
@@ -368,6 +375,8 @@ class KubeExecutions:
             raise port_error(error) from error
         known.version = body["metadata"]["resourceVersion"]
         known.written = frozenset(status)
+        if wanted and self._on_wanted is not None:
+            self._on_wanted(body)
 
 
 def _awaited(status: Mapping[str, Any]) -> frozenset[AttemptId]:

@@ -6,7 +6,7 @@ What finishes an execution is the controller's; the objects of one that is delet
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from penstock.controller.ports import Clock, Conflict, Transient
@@ -21,6 +21,8 @@ from penstock.step.values import JsonObject
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
+KEEP_SECONDS = 2.0
+"""How often it is looked whether an execution was recorded that is to go."""
 
 
 class Finished:
@@ -30,10 +32,14 @@ class Finished:
         client: the REST client.
         executions: acknowledges them.
         clock: the time.
+        kept: whether an execution, by its uid, may be removed; one that may not yet is looked at again.
     """
 
-    def __init__(self, client: Client, executions: KubeExecutions, clock: Clock) -> None:
+    def __init__(
+        self, client: Client, executions: KubeExecutions, clock: Clock, kept: Callable[[str], bool] = lambda _: True
+    ) -> None:
         self._client = client
+        self._kept = kept
         self._executions = executions
         self._clock = clock
         self._expired = DirtyQueue(clock.now)
@@ -69,6 +75,9 @@ class Finished:
         await self._expired.work(self._delete)
 
     async def _delete(self, key: str) -> None:
+        if not self._kept(key):
+            self._expired.add_at(key, self._clock.now() + KEEP_SECONDS)
+            return
         namespace, name = self._expiring.pop(key)
         try:
             await self._client.delete(EXECUTIONS, name, namespace, uid=key)

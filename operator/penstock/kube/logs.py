@@ -81,3 +81,4 @@ def set_up(log_format: LogFormat, level: str) -> None:
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)

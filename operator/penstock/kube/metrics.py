@@ -70,6 +70,21 @@ class Metrics:
             ("outcome",),
             registry=self.registry,
         )
+        self.history_waiting = Gauge(
+            "penstock_history_waiting",
+            "Executions with something that is not in the history yet; 0 where there is none",
+            registry=self.registry,
+        )
+        self.history_lag = Gauge(
+            "penstock_history_lag",
+            "Seconds for which the oldest execution has waited that is not in the history yet",
+            registry=self.registry,
+        )
+        self.history_refused = Gauge(
+            "penstock_history_refused",
+            "Executions that cannot be recorded, as the log says, and are therefore not removed",
+            registry=self.registry,
+        )
         self.leading = Gauge("penstock_leader", "1 if this replica leads", registry=self.registry)
         self.steps = Counter(
             "penstock_steps_finished_total", "Steps and items that finished", ("phase",), registry=self.registry

@@ -1,8 +1,4 @@
-"""The operator: one replica that competes for the Lease and, while it has it, brings executions forward.
-
-Wiring, first lists, and the periodic list-and-compare. Losing the Lease ends the process: what it knew of the world may
-be out of date, and beginning anew is what a restart does anyway.
-"""
+"""The operator while it leads: wiring, first lists, and the periodic list-and-compare."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock.controller.contract import SystemClock
 from penstock.controller.deployments import DeploymentController
@@ -33,9 +29,8 @@ from penstock.kube.executions import Known, KubeExecutions
 from penstock.kube.files import Transfers
 from penstock.kube.finished import RETRY_SECONDS, Finished
 from penstock.kube.inputs import ObjectInputs
-from penstock.kube.leader import Leader, LeaderSettings, election_client
 from penstock.kube.listed import Listed
-from penstock.kube.metrics import Metrics, serve
+from penstock.kube.metrics import Metrics
 from penstock.kube.objectstore import NoCache, ObjectStore, in_cluster_words
 from penstock.kube.resources import (
     CONTROLLER_REVISIONS,
@@ -51,10 +46,12 @@ from penstock.kube.revisions import Revisions
 from penstock.kube.settings import Collector, Jobs, OperatorSettings
 from penstock.kube.sweeping import Sweeper
 from penstock.kube.telling import Teller
-from penstock.kube.transport import Settings, Transport
 from penstock.kube.transports import CollectorMode, PodSettings
 from penstock.kube.watching import watch
 from penstock.step.values import JsonObject
+
+if TYPE_CHECKING:
+    from penstock.kube.recording import Recording
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +59,6 @@ STATUS_BYTES = 1_048_576
 """Bound of the values of steps in one execution's status: with everything else it must stay under etcd's 1.5 MiB."""
 QUIET_SECONDS = 10.0
 """How long people may read `Pending` of a step that runs: a write that a short step never costs."""
-
-
-class LeaseLost(Exception):  # noqa: N818 - an event
-    """Another replica leads, or nobody does."""
 
 
 class Operator:
@@ -77,6 +70,7 @@ class Operator:
         metrics: what is measured.
         quick: a client for what is not worth a second try.
         objects: the object store; None where there is none.
+        recording: executions on their way into the history; None where there is none.
     """
 
     def __init__(
@@ -86,8 +80,11 @@ class Operator:
         metrics: Metrics,
         quick: Client,
         objects: ObjectStore | None = None,
+        recording: Recording | None = None,
     ) -> None:
         self._client = client
+        self._recording = recording
+        kept = _always if recording is None else recording.kept
         self._settings = settings
         self._metrics = metrics
         self._clock = SystemClock()
@@ -107,15 +104,18 @@ class Operator:
             self._on_finished,
             on_cut=lambda key: self.attempts.abandon(key),  # noqa: PLW0108 - they are made next
             objects=ObjectInputs(objects.store) if objects is not None else None,
+            wants=None if recording is None else recording.wants,
+            on_wanted=None if recording is None else recording.see,
         )
         self.deployments = KubeDeployments(
             client,
             self.revisions,
             lambda key, urgent: self.scheduler.mark(key, urgent=urgent),
             on_gateway(settings.public_url),
+            kept,
         )
         self._teller = Teller(self._recorder, metrics, self._clock, self.executions, self.deployments)
-        self._finished = Finished(client, self.executions, self._clock)
+        self._finished = Finished(client, self.executions, self._clock, kept)
         self._transfers, self._sweeper = None, None
         if objects is not None:
             self._transfers = Transfers(client, objects.store, self._clock, objects.max_file_bytes, objects.authority)
@@ -161,6 +161,10 @@ class Operator:
         metrics.deployments.set_function(lambda: len(self.deployments))
         metrics.attempts.set_function(lambda: len(self.attempts))
         metrics.queue.set_function(lambda: len(self.controller.queue))
+        if recording is not None:
+            metrics.history_waiting.set_function(lambda: recording.lag().waiting + recording.lag().missing)
+            metrics.history_lag.set_function(lambda: recording.lag().seconds)
+            metrics.history_refused.set_function(lambda: recording.lag().refused)
 
     def mark(self, key: str, first: bool = False) -> None:
         """Look at an execution; first of all if an attempt of it has ended."""
@@ -171,6 +175,12 @@ class Operator:
     def execution(self, body: JsonObject, *, deleted: bool = False) -> None:
         """An Execution was seen."""
         uid = body["metadata"]["uid"]
+        if self._recording is not None:
+            # Before all others: none of them may remove what is not noted.
+            if deleted:
+                self._recording.gone(uid, body)
+            else:
+                self._recording.observe(body)
         self.deployments.execution(body, deleted=deleted)
         if deleted and self._sweeper is not None:
             self._sweeper.gone(body["metadata"]["namespace"])
@@ -210,7 +220,7 @@ class Operator:
         """Work until stopped or cancelled; `take_signals` is called again where others have taken them."""
         await self._wait_for_definitions()
         await self._read_revisions()
-        first = Comparison(self, self.executions, self.attempts, self.deployments)
+        first = Comparison(self, self.executions, self.attempts, self.deployments, self._recording)
         take = {
             EXECUTIONS: first.execution,
             PIPELINES: self.pipeline,
@@ -289,6 +299,8 @@ class Operator:
         logs.about(None)
         self.synced = True
         begun.set()
+        if self._recording is not None:
+            self._recording.listed(self._settings.namespaces)
         await self._conclude(first)
         await asyncio.get_running_loop().create_future()
 
@@ -296,7 +308,7 @@ class Operator:
         """List everything and compare it with what is known. Events that never came are made up for here."""
         await self._list(CONTROLLER_REVISIONS, self.revisions.observe_revision, labels=names.PIPELINE)
         await self._list(PIPELINES, self.pipeline)
-        found = Comparison(self, self.executions, self.attempts, self.deployments)
+        found = Comparison(self, self.executions, self.attempts, self.deployments, self._recording)
         await self._list(DEPLOYMENTS, found.deployment)
         await self._list(EXECUTIONS, found.execution)
         await self._list(JOBS, found.job, labels=names.EXECUTION_UID)
@@ -370,6 +382,10 @@ class Operator:
         logs.about(self.executions.identity(key))
 
 
+def _always(_: str) -> bool:
+    return True
+
+
 def _runs_on(execution: JsonObject) -> bool:
     """Whether an execution has begun, and nothing was asked of it since."""
     status = execution.get("status") or {}
@@ -412,86 +428,3 @@ def pod_settings(settings: OperatorSettings, objects: ObjectStore | None) -> Pod
         files_size_limit=settings.files_size_limit,
         transfer_patience_seconds=settings.transfer_patience_seconds,
     )
-
-
-async def run(
-    settings: OperatorSettings,
-    sessions: Sessions,
-    stop: asyncio.Event,
-    objects: ObjectStore | None = None,
-    *,
-    take_signals: Callable[[], None] | None = None,
-) -> None:
-    """Compete for the Lease, work while it is held, until `stop` is set.
-
-    Args:
-        settings: the settings.
-        sessions: connections to the API server; closed at the end.
-        stop: ends it.
-        objects: the object store; None where there is none.
-        take_signals: has signals set `stop`. Called where kopf has taken them for itself: it would wait 5 s for all
-            tasks before it ends, and meanwhile nobody could take the Lease.
-
-    Raises:
-        LeaseLost: the Lease went to another replica; start the process anew.
-    """
-    metrics = Metrics()
-    leading = LeaderSettings(
-        namespace=settings.lease_namespace,
-        name=settings.lease_name,
-        identity=identity_of(settings),
-    )
-    leader = Leader(election_client(sessions, leading, on_request=metrics.on_request), leading)
-    election = asyncio.create_task(leader.run())
-    operator: Operator | None = None
-    http = None
-    if settings.http_port:
-        # A replica that does not lead is ready too: it is there to take over.
-        http = await serve(
-            settings.http_port,
-            metrics,
-            healthy=lambda: not election.done(),
-            ready=lambda: not leader.holds() or (operator is not None and operator.synced),
-        )
-    try:
-        if not await _first(leader.elected(), stop.wait()):
-            return
-        metrics.leading.set(1)
-        log.info("leading", extra={"identity": leading.identity})
-        patience = Settings(max_writes=settings.max_parallel_requests)
-        client = Client(Transport(sessions, settings=patience, on_request=metrics.on_request, fence=leader.fence))
-        once = Settings(tries=1, max_writes=1)
-        quick = Client(Transport(sessions, settings=once, on_request=metrics.on_request, fence=leader.fence))
-        operator = Operator(client, settings, metrics, quick, objects)
-        ended = asyncio.Event()
-        work = asyncio.create_task(operator.run(sessions, ended, take_signals))
-        deposed = asyncio.create_task(leader.deposed())
-        halt = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({work, deposed, halt}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-            if deposed.done():
-                raise LeaseLost("the Lease went to another replica")
-        finally:
-            ended.set()
-            for task in (work, deposed, halt):
-                task.cancel()
-            await asyncio.gather(work, deposed, halt, return_exceptions=True)
-    finally:
-        election.cancel()
-        await asyncio.gather(election, return_exceptions=True)
-        if http is not None:
-            await http.cleanup()
-        await sessions.close()
-
-
-async def _first(wanted: Any, other: Any) -> bool:
-    """Wait for either of two; whether it was the first."""
-    tasks = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return tasks[0] in done
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -81,6 +81,8 @@ class OperatorSettings(BaseModel):
     """How often everything is listed and compared, for events that never came."""
     revision_limit: Annotated[int, Field(ge=1, le=1_000)] = 10
     """Revisions of each pipeline that are kept besides those in use."""
+    history_url: str = ""
+    """Where executions are recorded before they go: `postgresql://USER:PASSWORD@HOST/NAME` or `sqlite:////FILE`."""
     events: Events = Events.WARNINGS
     """Kubernetes Events: `warnings` (what goes wrong), `all` (starts and ends of executions too), or `none`."""
     public_url: Annotated[str, Field(max_length=500, pattern=r"^(https?://[^\s/]+(/\S*)?)?$")] = ""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from penstock.api.pipeline import Pipeline
 from penstock.controller.ports import Clock, Halt, Transient
@@ -58,6 +58,8 @@ __all__ = ["ApiAnswer", "ApiRequest", "ApiServer", "Refusal", "Runner", "is_stre
 
 USER: Final = "penstock"
 """Whom everybody is who is let in."""
+Doomed: TypeAlias = tuple[str, str, str]
+"""Uid, namespace and name of an execution that is to go."""
 _NAME_TRIES: Final = 20
 
 
@@ -79,6 +81,8 @@ class ApiServer:
         clock: the time.
         ids: where uids and names come from.
         namespace: the one namespace that there is.
+        before_removal: called with uid, namespace and name of each execution that is to be deleted, before it is; what
+            it raises keeps them.
     """
 
     def __init__(
@@ -91,11 +95,13 @@ class ApiServer:
         clock: Clock,
         ids: Ids,
         namespace: str = NAMESPACE,
+        before_removal: Callable[[Sequence[Doomed]], Awaitable[None]] | None = None,
     ) -> None:
         del objects  # inputs that are objects are looked up by the store
         self._clock = clock
         self._ids = ids
         self._namespace = namespace
+        self._before_removal = before_removal
         self._removed = 0
         self._store = store
         self._registry = Registry(database, store.views)
@@ -189,6 +195,9 @@ class ApiServer:
             case "PUT" | "PATCH" if place.name:
                 return await self._change(request, self._here(place))
             case "DELETE" if place.name and not place.sub:
+                row = self._registry.row(place.kind, place.namespace or "", place.name)
+                if self._before_removal is not None and row is not None and not _dry(request):
+                    await self._before_removal(list(self._doomed(place.kind, row["uid"])))
                 return self._delete(request, place)
         raise not_allowed(f"the server does not allow this method ({request.method}) on the requested resource")
 
@@ -297,6 +306,16 @@ class ApiServer:
         return None
 
     # Deleting
+
+    def _doomed(self, kind: Kind, uid: str) -> Iterator[Doomed]:
+        """The executions that go with an object, itself included."""
+        if kind is EXECUTIONS:
+            row = self._registry.there(EXECUTIONS, uid)
+            yield uid, row["namespace"], row["name"]
+        for each in self._store.owned_by(uid):
+            yield from self._doomed(EXECUTIONS, each)
+        for row in self._registry.owned_by(uid):
+            yield from self._doomed(next(each for each in REGISTERED if each.plural == row["plural"]), row["uid"])
 
     def _delete(self, request: ApiRequest, place: Place) -> ApiAnswer:
         kind = place.kind

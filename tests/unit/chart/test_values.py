@@ -18,7 +18,7 @@ CHART = Path(__file__).parents[3] / "charts" / "penstock"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 # What the chart sets by itself: from `namespaces`, the release's name, the downward API, and the port that it exposes.
-SET_BY_THE_CHART = {"namespaces", "lease_namespace", "lease_name", "identity", "http_port"}
+SET_BY_THE_CHART = {"namespaces", "lease_namespace", "lease_name", "identity", "http_port", "history_url"}
 SETTINGS = sorted(OperatorSettings.model_fields.keys() - SET_BY_THE_CHART)
 
 

@@ -9,7 +9,7 @@ PROGRAM = """
 import sys
 from penstock.kube.clients import CLIENTS, import_kopf
 import_kopf()
-import penstock.kube.operator
+import penstock.kube.replica
 print(sorted({name.partition(".")[0] for name in sys.modules} & set(CLIENTS)))
 import kubernetes
 """
