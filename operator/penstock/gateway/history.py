@@ -168,5 +168,3 @@ def _asking() -> Iterator[None]:
         if str(error).startswith("after:"):
             raise Problem(400, "BadCursor", f"query.{error}") from None
         raise Problem(422, "Invalid", f"query: {error}") from None
-    except RecursionError:  # nothing else here is as deep as somebody may write a cursor
-        raise live.bad_cursor("is no cursor that a page has given") from None

@@ -180,7 +180,9 @@ async def test_steps_have_no_labels_and_pages_have_rows(history: History) -> Non
         await history.list(limit=0)
 
 
-@pytest.mark.parametrize("after", ["", "x", "!!!", "bnVsbA", "W10", "WyJlLmNyZWF0ZWQiLHRydWUsIngiLCJ5Il0", "é"])
+@pytest.mark.parametrize(
+    "after", ["", "x", "!!!", "bnVsbA", "W10", "WyJlLmNyZWF0ZWQiLHRydWUsIngiLCJ5Il0", "é", "W1tb" * 1_000]
+)
 async def test_a_cursor_that_no_page_has_given_is_refused(history: History, after: str) -> None:
     with pytest.raises(BadQuery, match="no cursor"):
         await history.list(after=after)

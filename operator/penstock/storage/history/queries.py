@@ -336,7 +336,7 @@ def _read_cursor(text: str, order: str, descending: bool, key: Sequence[Column[A
         found = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         head, values = found[:2], found[2:]
         good = isinstance(found, list) and [type(each) for each in values] == [each.type.python_type for each in key]
-    except (ValueError, TypeError, KeyError, binascii.Error, UnicodeError):
+    except (ValueError, TypeError, KeyError, binascii.Error, UnicodeError, RecursionError):
         good = False
     if not good or any(abs(each) > NOT_YET if isinstance(each, int) else each != storable(each) for each in values):
         raise BadQuery("after: is no cursor that a page has given")
