@@ -13,7 +13,7 @@ from e2e.image import build
 from e2e.kubectl import Kubectl
 from e2e.manifests import pod, terminated
 
-MEGABYTES = 175
+MEGABYTES = 225  # 45 of them are what a history needs
 POD_SECONDS = 120
 LOOK = """
 import json, os, shutil, sys

@@ -142,7 +142,7 @@ def test_an_operator_that_is_killed_neither_loses_a_step_nor_runs_one_twice(
     ordinary: tuple[Place, LocalOperator],
 ) -> None:
     place, operator = ordinary
-    chain = steps(script("first", "sleep 1"), script("second", "sleep 1", dependsOn=["first"]))
+    chain = steps(script("first", "sleep 3"), script("second", "sleep 3", dependsOn=["first"]))
     names = place.start_all([execution(chain) for _ in range(6)])
     for step in ("first", "second"):
         place.wait_for_pod(names[0], step)

@@ -150,6 +150,10 @@ def election_client(provider: Provider, settings: LeaderSettings, *, on_request:
     return Client(Transport(provider, settings=once, on_request=on_request))
 
 
+_RELEASES = 3
+"""How often it is tried to give the Lease back."""
+
+
 class Leader:
     """Competes for a Lease.
 
@@ -324,17 +328,33 @@ class Leader:
         self._following.set()
 
     async def _release(self) -> None:
-        held = self._held
+        held, trouble = self._held, ""
         if held is None:
             return
         self._follow()
-        spec: dict[str, Any] = {**held["spec"], "holderIdentity": "", "renewTime": _micro_time(self._now())}
+        for _ in range(_RELEASES):
+            spec: dict[str, Any] = {**held["spec"], "holderIdentity": "", "renewTime": _micro_time(self._now())}
+            try:
+                await self._client.replace(LEASES, {**held, "spec": spec})
+                return
+            except NotFound:
+                return
+            except Conflict:
+                # A renewal that was cut off by the end may have been made all the same.
+                current = await self._current()
+                if current is None or not _same_term(held, current):
+                    log.info("%s had lost its Lease already", self.settings.identity)
+                    return
+                held = current
+            except ApiError as error:  # kopf, which ends at the same time, may just have closed the session
+                trouble = error.message
+        log.warning("the Lease could not be given back, another replica waits for its end: %s", trouble)
+
+    async def _current(self) -> JsonObject | None:
         try:
-            await self._client.replace(LEASES, {**held, "spec": spec})
-        except (Conflict, NotFound):
-            log.info("%s had lost its Lease already", self.settings.identity)
-        except ApiError as error:
-            log.warning("the Lease could not be given back, another replica waits for its end: %s", error.message)
+            return await self._client.get(LEASES, self.settings.name, self.settings.namespace)
+        except ApiError:
+            return None
 
     def _troubled(self, what: str, error: ApiError) -> None:
         """Say it once, not every two seconds."""

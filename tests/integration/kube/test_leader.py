@@ -260,6 +260,24 @@ async def test_a_leader_that_stops_in_order_is_succeeded_at_the_next_look() -> N
         assert await found.world.until(second.is_leader, 5) <= 2.1
 
 
+async def test_a_lease_that_was_written_just_before_the_end_is_given_back_all_the_same() -> None:
+    async with cluster() as found:
+        await found.start("a")
+        await found.world.pass_(5)
+        found.leases.edit(note="as a renewal would that was cut off after it was made")
+        await found.stop("a")
+        assert found.leases.holder == ""
+
+
+async def test_a_lease_whose_return_was_lost_on_the_way_is_given_back_once_more() -> None:
+    async with cluster() as found:
+        await found.start("a")
+        await found.world.pass_(5)
+        found.leases.lose_answers_of.add("a")
+        await found.stop("a")
+        assert found.leases.holder == ""
+
+
 async def test_a_follower_that_stops_leaves_the_lease_alone() -> None:
     async with cluster() as found:
         await found.start("a")
