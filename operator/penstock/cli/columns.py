@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from penstock.api.labels import CREATED_BY, TRIGGER
 from penstock.engine.status import duration, from_timestamp
 
 Body = Mapping[str, Any]
@@ -117,8 +118,8 @@ COLUMNS: Mapping[str, Sequence[tuple[str, Cell]]] = {
     ),
 }
 _HISTORY: Sequence[tuple[str, Cell]] = (
-    ("TRIGGER", lambda body, now: text_of((body["metadata"].get("labels") or {}).get("penstock.dev/trigger") or "run")),
-    ("BY", _at("metadata", "annotations", "penstock.dev/created-by")),
+    ("TRIGGER", lambda body, now: text_of((body["metadata"].get("labels") or {}).get(TRIGGER) or "run")),
+    ("BY", _at("metadata", "annotations", CREATED_BY)),
     ("REMOVED", lambda body, now: age(body.get("deletedAt"), now)),
 )
 WIDE: Mapping[str, Sequence[tuple[str, Cell]]] = {

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from penstock.api.pipeline import PipelineSpec
     from penstock.step.values import JsonObject
 
-DEPLOYMENT_LABEL = "penstock.dev/deployment"
-"""Name of the deployment that an execution is of."""
-TRIGGER_LABEL = "penstock.dev/trigger"
-"""What has started an execution: `schedule`, `endpoint`, `manual`, or `run` for one without a deployment."""
 FINISHED = frozenset({"Succeeded", "Failed", "Error", "Cancelled"})
 """Phases of executions to which nothing more will happen."""
 

@@ -16,12 +16,12 @@ from starlette.responses import Response, StreamingResponse
 
 from penstock.api import manifest
 from penstock.api.base import API_VERSION
-from penstock.controller.serving import TRIGGER_LABEL, finished
+from penstock.api.labels import CREATED_BY, TRIGGER
+from penstock.controller.serving import finished
 from penstock.gateway import live
 from penstock.gateway.access import Caller, Cluster, caller
 from penstock.gateway.answers import PRIVATE, Json
 from penstock.gateway.asking import ExecutionQuery, ExecutionsAsked, only
-from penstock.gateway.craft.shapes import AUTHOR
 from penstock.gateway.following import over, streamed, told
 from penstock.gateway.history import Executions
 from penstock.gateway.problems import Problem
@@ -265,7 +265,7 @@ def _starting(api: FastAPI, cluster: Cluster, executions: Executions) -> None:
         meta = {**meta, "namespace": namespace}
         body = {"apiVersion": API_VERSION, "kind": EXECUTIONS.kind, "metadata": meta, "spec": spec}
         await asyncio.to_thread(_check, body)
-        meta["annotations"] = {**meta.get("annotations", {}), AUTHOR: (await cluster.person(who)).name}
+        meta["annotations"] = {**meta.get("annotations", {}), CREATED_BY: (await cluster.person(who)).name}
         made = await cluster.acting(who, lambda client, _: client.create(EXECUTIONS, body))
         return Json(live.shown(made), 201, PRIVATE | {"Location": above + made["metadata"]["name"]})
 
@@ -279,7 +279,7 @@ def _starting(api: FastAPI, cluster: Cluster, executions: Executions) -> None:
     async def create_execution(namespace: Namespace, who: Who, wanted: NewExecution) -> Response:
         """Start an execution. Who asks is noted as its author. Needs `create` of executions."""
         given = wanted.metadata
-        meta: JsonObject = {"annotations": given.annotations, "labels": {TRIGGER_LABEL: "run", **given.labels}}
+        meta: JsonObject = {"annotations": given.annotations, "labels": {TRIGGER: "run", **given.labels}}
         pipeline = wanted.spec.get("pipeline")
         of = pipeline.get("name") if isinstance(pipeline, dict) else None
         meta |= {"name": given.name} if given.name else {"generateName": given.generateName or _beginning(of)}
@@ -301,7 +301,7 @@ def _starting(api: FastAPI, cluster: Cluster, executions: Executions) -> None:
         found = await executions.one(who, namespace, name)
         meta: JsonObject = {
             "generateName": _beginning(found.body["metadata"].get("generateName", "").rstrip("-") or name),
-            "labels": {TRIGGER_LABEL: "run"},
+            "labels": {TRIGGER: "run"},
             "annotations": {RERUN_OF: name},
         }
         return await start(who, namespace, meta, _again(found.body, [] if changes is None else changes.inputs), "../")

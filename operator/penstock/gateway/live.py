@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from penstock.controller.serving import DEPLOYMENT_LABEL, TRIGGER_LABEL
+from penstock.api.labels import CREATED_BY, DEPLOYMENT, TRIGGER
 from penstock.engine.status import from_timestamp
-from penstock.gateway.craft.shapes import AUTHOR
 from penstock.gateway.problems import Problem
 from penstock.step.values import JsonObject
 from penstock.storage.history.filters import Filter, LabelOp, LabelRule, Sort, SortKey
@@ -57,7 +56,7 @@ def known(body: JsonObject) -> Known:
         labels=meta.get("labels") or {},
         pipeline=(spec.get("pipeline") or {}).get("name", ""),
         phase=status.get("phase") or "Pending",
-        created_by=(meta.get("annotations") or {}).get(AUTHOR, ""),
+        created_by=(meta.get("annotations") or {}).get(CREATED_BY, ""),
         created=_milliseconds(meta.get("creationTimestamp")),
         started=_milliseconds(status.get("startedAt")),
         ended=_milliseconds(status.get("finishedAt")),
@@ -120,8 +119,8 @@ def matches(each: Known, wanted: Filter) -> bool:
     """Whether a filter holds."""
     named = (
         (each.pipeline, wanted.pipelines),
-        (each.labels.get(DEPLOYMENT_LABEL, ""), wanted.deployments),
-        (each.labels.get(TRIGGER_LABEL) or "run", wanted.triggers),
+        (each.labels.get(DEPLOYMENT, ""), wanted.deployments),
+        (each.labels.get(TRIGGER) or "run", wanted.triggers),
         (each.phase, wanted.phases),
         (each.created_by, wanted.created_by),
     )

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.api.base import API_VERSION, ValueType
+from penstock.api.labels import DEPLOYMENT, QUEUED, TRIGGER
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.serving import (
-    DEPLOYMENT_LABEL,
-    TRIGGER_LABEL,
     Backend,
     Digest,
     Look,
@@ -47,8 +46,6 @@ KEY_ANNOTATION = "penstock.dev/idempotency-key"
 """Digest of the idempotency key, or of a random one, from which an execution's name was made."""
 CALL_ANNOTATION = "penstock.dev/call"
 """Digest of what was sent."""
-QUEUED_ANNOTATION = "penstock.dev/queued"
-"""On an execution that the operator lets go when it is its turn."""
 MAX_KEY = 255
 """Characters of an idempotency key."""
 _NAME_TRIES = 5
@@ -343,7 +340,7 @@ def _execution(served: Served, bound: JsonObject, digest: bytes, call: str) -> J
     notes = {KEY_ANNOTATION: digest.hex(), CALL_ANNOTATION: call}
     spec: JsonObject = {"pipeline": served.spec.pipeline.manifest(), **bound}
     if served.spec.concurrency.policy != "Allow":
-        notes[QUEUED_ANNOTATION] = "true"
+        notes[QUEUED] = "true"
         spec["suspend"] = True
     return {
         "apiVersion": API_VERSION,
@@ -351,7 +348,7 @@ def _execution(served: Served, bound: JsonObject, digest: bytes, call: str) -> J
         "metadata": {
             "name": name,
             "namespace": served.namespace,
-            "labels": {DEPLOYMENT_LABEL: served.name, TRIGGER_LABEL: "endpoint"},
+            "labels": {DEPLOYMENT: served.name, TRIGGER: "endpoint"},
             "annotations": notes,
             "ownerReferences": [
                 {

@@ -18,10 +18,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from penstock.api.base import PipelineRef
+from penstock.api.labels import DEPLOYMENT, TRIGGER
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.serving import (
-    DEPLOYMENT_LABEL,
-    TRIGGER_LABEL,
     Look,
     Refused,
     Served,
@@ -75,7 +74,7 @@ class KubeBackend:
             for place in self._namespaces:
                 for resource, known in self._known.items():
                     # Executions that were applied by hand have no such label, and hardly anybody waits for them here.
-                    labels = TRIGGER_LABEL if resource is EXECUTIONS else ""
+                    labels = TRIGGER if resource is EXECUTIONS else ""
                     group.create_task(self._follow(resource, place, labels, known))
 
     async def _follow(self, resource: Resource, place: str | None, labels: str, known: _Known) -> None:
@@ -174,7 +173,7 @@ class KubeBackend:
                 body = remembered[0] if remembered else await self.execution(namespace, name)
                 if body is None:
                     return Look(False)
-                owner, watched = _owner(body), TRIGGER_LABEL in (body["metadata"].get("labels") or {})
+                owner, watched = _owner(body), TRIGGER in (body["metadata"].get("labels") or {})
                 if deployment in {None, owner} and (finished(body) or seconds <= 0):
                     return Look(True, body)
             if deployment not in {None, owner}:
@@ -405,7 +404,7 @@ def _key(body: JsonObject) -> _Key:
 
 def _owner(body: JsonObject) -> str:
     labels: Mapping[str, str] = body["metadata"].get("labels") or {}
-    return labels.get(DEPLOYMENT_LABEL, "")
+    return labels.get(DEPLOYMENT, "")
 
 
 def _unavailable(error: ApiError) -> Unavailable:

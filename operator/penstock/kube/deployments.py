@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from penstock.api.execution import ExecutionPhase
+from penstock.api.labels import DEPLOYMENT, QUEUED, TRIGGER
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.ports import Brief, NewExecution, PipelineState, Refused, StoredDeployment, Transient
-from penstock.controller.serving import DEPLOYMENT_LABEL, TRIGGER_LABEL
 from penstock.engine.mapping import ConfigKey
 from penstock.engine.status import from_timestamp, to_timestamp
 from penstock.kube.client import Client
@@ -23,8 +23,6 @@ from penstock.kube.revisions import NotReady, Reading
 from penstock.kube.tokens import read_token, write_token
 from penstock.step.values import JsonObject
 
-QUEUED: Final = "penstock.dev/queued"
-"""Annotation of an execution that the operator lets go when it is its turn."""
 SCHEDULED_AT: Final = "penstock.dev/scheduled-at"
 """Annotation of an execution: the time of the schedule that it is for."""
 CANCELLED_BECAUSE: Final = "penstock.dev/cancelled-because"
@@ -422,8 +420,8 @@ def execution_body(namespace: str, deployment: str, uid: str, new: NewExecution)
             "name": new.name,
             "namespace": namespace,
             "labels": {
-                DEPLOYMENT_LABEL: deployment,
-                TRIGGER_LABEL: "manual" if new.scheduled_at is None else "schedule",
+                DEPLOYMENT: deployment,
+                TRIGGER: "manual" if new.scheduled_at is None else "schedule",
             },
             "annotations": annotations,
             "ownerReferences": [_reference(deployment, uid)],
@@ -465,7 +463,7 @@ def _brief(body: Mapping[str, Any]) -> Brief:
     brief = Brief(
         name=meta["name"],
         created_at=from_timestamp(meta["creationTimestamp"]),
-        trigger=(meta.get("labels") or {}).get(TRIGGER_LABEL, ""),
+        trigger=(meta.get("labels") or {}).get(TRIGGER, ""),
         queued=bool(spec.get("suspend")) and QUEUED in (meta.get("annotations") or {}),
         stopping=bool(spec.get("cancel")),
     )

@@ -9,7 +9,7 @@ import base64
 import hashlib
 from typing import Final
 
-from penstock.controller import labels as known
+from penstock.api import labels as known
 from penstock.engine.types import AttemptId, Identity
 
 EXECUTION: Final = known.EXECUTION

@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from penstock.api.labels import DIGEST, PIPELINE, REVISION_PREFIX
 from penstock.api.pipeline import PipelineSpec
 from penstock.api.problems import Problem
 from penstock.api.rules import pipeline_problems
 from penstock.controller.conditions import pipeline_status
-from penstock.controller.labels import DIGEST, PIPELINE, REVISION_PREFIX
 from penstock.controller.ports import Clock
 from penstock.engine.compile import check_pipeline
 from penstock.kube.client import Client

@@ -10,6 +10,7 @@ import base64
 import binascii
 from typing import Final
 
+from penstock.api.labels import DEPLOYMENT, MANAGED_BY
 from penstock.controller.ports import Refused
 from penstock.kube.client import Client
 from penstock.kube.errors import AlreadyExists, ApiError, Forbidden, Invalid, NotFound, port_error
@@ -38,7 +39,7 @@ async def write_token(client: Client, namespace: str, name: str, token: str, *, 
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "labels": {"penstock.dev/deployment": owner["name"], "app.kubernetes.io/managed-by": "penstock"},
+            "labels": {DEPLOYMENT: owner["name"], MANAGED_BY: "penstock"},
             "ownerReferences": [owner],
         },
         "type": "Opaque",

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from penstock.api.base import MAX_MESSAGE, PipelineRef
 from penstock.api.execution import ExecutionPhase
+from penstock.api.labels import DIGEST, PIPELINE, REVISION_PREFIX
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.conditions import pipeline_status
-from penstock.controller.labels import DIGEST, PIPELINE, REVISION_PREFIX
 from penstock.controller.ports import Clock
 from penstock.engine.compile import check_pipeline
 from penstock.engine.reasons import Reason

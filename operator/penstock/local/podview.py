@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from penstock.api.base import API_VERSION
-from penstock.controller.labels import (
+from penstock.api.labels import (
     ATTEMPT,
     EXECUTION,
     EXECUTION_UID,

@@ -13,6 +13,7 @@ import pytest
 
 from integration.local.api_support import Served, a_deployment, a_pipeline, an_execution
 from penstock.api.base import PipelineRef
+from penstock.api.labels import TRIGGER
 from penstock.api.pipeline import PipelineSpec
 from penstock.cli.apply import apply
 from penstock.cli.change import _change
@@ -20,7 +21,7 @@ from penstock.cli.cluster import Cluster, fetch
 from penstock.cli.cluster import Refused as NoSuch
 from penstock.cli.describe import _events
 from penstock.controller.ports import NewExecution
-from penstock.controller.serving import TRIGGER_LABEL, Refused, Taken
+from penstock.controller.serving import Refused, Taken
 from penstock.engine.mapping import Bound
 from penstock.gateway.access import _review, _whoami
 from penstock.kube.backend import KubeBackend
@@ -57,7 +58,7 @@ async def test_the_gateway_waits_for_an_execution_that_it_has_made(served: Serve
         found = gateway.endpoint("default", "calls")
         assert found is not None
         assert found.problem == "the operator has not read it yet"
-        body = an_execution("call", labels={TRIGGER_LABEL: "endpoint"})
+        body = an_execution("call", labels={TRIGGER: "endpoint"})
         made = await gateway.create(body)
         with pytest.raises(Taken):
             await gateway.create(body)

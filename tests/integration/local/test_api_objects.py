@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from integration.local.api_support import Served, a_deployment, a_pipeline, an_execution, named
+from penstock.api.labels import DIGEST, PIPELINE
 from penstock.api.pipeline import PipelineSpec
-from penstock.controller.labels import DIGEST, PIPELINE
 from penstock.kube.deployments import _edited_at
 from penstock.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
 from penstock.kube.resources import (

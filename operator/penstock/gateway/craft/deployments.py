@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from penstock.api.base import API_VERSION
-from penstock.controller.serving import DEPLOYMENT_LABEL
+from penstock.api.labels import CREATED_BY, DEPLOYMENT
 from penstock.controller.tokens import OVERLAP_ANNOTATION, ROTATE_ANNOTATION, token_secret
 from penstock.gateway import calls
 from penstock.gateway.access import Caller, Cluster
@@ -65,7 +65,7 @@ def _shown(router: APIRouter, cluster: Cluster, environment: Callable[..., str])
     @router.get("/deployments/{name}/executions")
     async def executions(name: str, asks: Who, place: str = Depends(environment)) -> list[dict[str, Any]]:
         """Executions of a deployment, the newest first."""
-        labels = f"{DEPLOYMENT_LABEL}={name}"
+        labels = f"{DEPLOYMENT}={name}"
         return [
             shapes.execution_brief(body)
             for body in newest_first(await listed(cluster, asks, EXECUTIONS, place, labels))
@@ -74,7 +74,7 @@ def _shown(router: APIRouter, cluster: Cluster, environment: Callable[..., str])
     @router.get("/deployments/{name}/executions/latest", response_model=None)
     async def latest(name: str, asks: Who, place: str = Depends(environment)) -> Response:
         """The newest execution of a deployment; null: there is none."""
-        return latest_of(await listed(cluster, asks, EXECUTIONS, place, f"{DEPLOYMENT_LABEL}={name}"))
+        return latest_of(await listed(cluster, asks, EXECUTIONS, place, f"{DEPLOYMENT}={name}"))
 
 
 def _made(router: APIRouter, cluster: Cluster, environment: Callable[..., str]) -> None:
@@ -83,7 +83,7 @@ def _made(router: APIRouter, cluster: Cluster, environment: Callable[..., str]) 
         await calls.read(request, {}, None, calls.MAX_BODY, call)
         body = _manifest(call.values, rule, place)
         await one(cluster, asks, PIPELINES, place, body["spec"]["pipeline"]["name"])  # 404 now, and not a long wait
-        body["metadata"]["annotations"][shapes.AUTHOR] = (await cluster.person(asks)).name
+        body["metadata"]["annotations"][CREATED_BY] = (await cluster.person(asks)).name
         made = await cluster.acting(asks, lambda client, _: client.create(DEPLOYMENTS, body))
         found = await _settled(
             cluster, asks, made, lambda now: shapes.deployment_status(now) != "creation_pending" and _has_token(now)

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse, Response
 
 from penstock.api.base import PipelineRef
+from penstock.api.labels import DEPLOYMENT
 from penstock.api.pipeline import PipelineSpec
-from penstock.controller.serving import DEPLOYMENT_LABEL, finished
+from penstock.controller.serving import finished
 from penstock.engine.status import load_value
 from penstock.engine.types import File
 from penstock.gateway.access import Cluster
@@ -46,7 +47,7 @@ def _whole(router: APIRouter, service: Service, cluster: Cluster, environment: C
     ) -> dict[str, Any]:
         """An execution, with its inputs and outputs."""
         body = await one(cluster, asks, EXECUTIONS, place, name)
-        owner = (body["metadata"].get("labels") or {}).get(DEPLOYMENT_LABEL)
+        owner = (body["metadata"].get("labels") or {}).get(DEPLOYMENT)
         found = service.backend.deployment(place, owner) if owner else None
         started_by = None if found is None else found.spec
         return shapes.execution(body, await _spec_of(service, body), started_by, values=include_io_values)

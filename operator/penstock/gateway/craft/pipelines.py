@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from penstock.api.base import API_VERSION, PipelineRef, ValueType
 from penstock.api.deployment import DeploymentSpec, Endpoint
+from penstock.api.labels import CREATED_BY, TRIGGER
 from penstock.api.pipeline import PipelineSpec
-from penstock.controller.serving import TRIGGER_LABEL, Served
+from penstock.controller.serving import Served
 from penstock.gateway import calls
 from penstock.gateway.access import Cluster
 from penstock.gateway.binding import bind_call
@@ -79,8 +80,8 @@ def install(router: APIRouter, service: Service, cluster: Cluster, environment: 
                 "metadata": {
                     "generateName": f"{name[:57].rstrip('-.')}-",
                     "namespace": place,
-                    "labels": {TRIGGER_LABEL: "run"},
-                    "annotations": {shapes.AUTHOR: person.name},
+                    "labels": {TRIGGER: "run"},
+                    "annotations": {CREATED_BY: person.name},
                 },
                 "spec": {"pipeline": {"name": name}, **bound},
             }

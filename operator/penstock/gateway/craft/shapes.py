@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from penstock.api.deployment import DeploymentInput, DeploymentOutput, DeploymentSpec
+from penstock.api.labels import CREATED_BY, DEPLOYMENT, TRIGGER
 from penstock.api.pipeline import PipelineSpec
 from penstock.controller.contract import value_type
-from penstock.controller.serving import DEPLOYMENT_LABEL, TRIGGER_LABEL
 from penstock.gateway.problems import Problem
 from penstock.step.values import JsonObject
 
-AUTHOR = "penstock.dev/created-by"
-"""Annotation: who has started an execution through the gateway."""
 STATUS: Mapping[str, str] = {
     "Pending": "Pending",
     "Suspended": "Pending",
@@ -90,7 +88,7 @@ def deployment(body: JsonObject, token: str | None) -> JsonObject:
         "inputs_mapping": [_input_mapping(each) for each in spec.get("inputs") or ()],
         "outputs_mapping": [_output_mapping(each) for each in spec.get("outputs") or ()],
         "created_at": meta.get("creationTimestamp"),
-        "created_by": (meta.get("annotations") or {}).get(AUTHOR, ""),
+        "created_by": (meta.get("annotations") or {}).get(CREATED_BY, ""),
         "updated_at": meta.get("creationTimestamp"),
         "updated_by": "",
         "is_enabled": not spec.get("suspend", False),
@@ -154,10 +152,10 @@ def execution_brief(body: JsonObject) -> JsonObject:
         "execution_id": meta["name"],
         "status": STATUS.get(status.get("phase") or "Pending", "Pending"),
         "created_at": meta.get("creationTimestamp"),
-        "created_by": (meta.get("annotations") or {}).get(AUTHOR, ""),
+        "created_by": (meta.get("annotations") or {}).get(CREATED_BY, ""),
         "end_date": status.get("finishedAt"),
         "pipeline_name": (body["spec"].get("pipeline") or {}).get("name"),
-        "deployment_name": (meta.get("labels") or {}).get(DEPLOYMENT_LABEL),
+        "deployment_name": (meta.get("labels") or {}).get(DEPLOYMENT),
         "steps": [_step(each) for each in status.get("steps") or ()],
     }
 
@@ -189,7 +187,7 @@ def execution(
     """
     types = {} if spec is None else {each.name: str(each.type) for each in spec.inputs}
     bound = {} if started_by is None else {each.name: each.manifest() for each in started_by.inputs}
-    trigger = (body["metadata"].get("labels") or {}).get(TRIGGER_LABEL, "run")
+    trigger = (body["metadata"].get("labels") or {}).get(TRIGGER, "run")
     inputs = []
     for each in body["spec"].get("inputs") or ():
         source, how = _given(each, bound.get(each["name"]), trigger)

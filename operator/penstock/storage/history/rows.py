@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID, uuid5
 
 from penstock.api.execution import ExecutionPhase, StepPhase
+from penstock.api.labels import CREATED_BY, DEPLOYMENT, TRIGGER
 from penstock.engine.status import to_timestamp
 from penstock.step.values import JsonObject
 from penstock.storage.history.records import (
@@ -25,9 +26,6 @@ from penstock.storage.history.records import (
 )
 from penstock.storage.history.schema import NOT_YET
 
-DEPLOYMENT_LABEL: Final = "penstock.dev/deployment"
-TRIGGER_LABEL: Final = "penstock.dev/trigger"
-AUTHOR_ANNOTATION: Final = "penstock.dev/created-by"
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _NO_DEPLOYMENT: Final = "run"
 
@@ -109,7 +107,7 @@ def _rows(version: Version) -> Rows:
     revision = str(status.get("revision") or "")
     phase = str(status.get("phase") or ExecutionPhase.PENDING.value)
     began, ended = _moment(status, "startedAt"), _moment(status, "finishedAt")
-    deployment = found_labels.get(DEPLOYMENT_LABEL, "")
+    deployment = found_labels.get(DEPLOYMENT, "")
     row = columns | {
         "uid": uid,
         "namespace": namespace,
@@ -119,8 +117,8 @@ def _rows(version: Version) -> Rows:
         "revision_number": _revision_number(pipeline, revision),
         "manifest": None if stored is None else stored["digest"],
         "deployment": _key(deployment),
-        "trigger": _key(found_labels.get(TRIGGER_LABEL) or _NO_DEPLOYMENT),
-        "created_by": _key((columns["annotations"] or {}).get(AUTHOR_ANNOTATION, "")),
+        "trigger": _key(found_labels.get(TRIGGER) or _NO_DEPLOYMENT),
+        "created_by": _key((columns["annotations"] or {}).get(CREATED_BY, "")),
         "phase": _key(phase),
         "reason": _key(status.get("reason") or ""),
         "message": storable(status.get("message") or ""),
