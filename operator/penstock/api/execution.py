@@ -47,7 +47,7 @@ class ExecutionPhase(StrEnum):
     @property
     def finished(self) -> bool:
         """Whether nothing more will happen."""
-        return self in _FINISHED_EXECUTION
+        return self in FINISHED
 
 
 class StepPhase(StrEnum):
@@ -80,9 +80,8 @@ class StepPhase(StrEnum):
         return self in {StepPhase.FAILED, StepPhase.ERROR}
 
 
-_FINISHED_EXECUTION = frozenset(
-    {ExecutionPhase.SUCCEEDED, ExecutionPhase.FAILED, ExecutionPhase.ERROR, ExecutionPhase.CANCELLED}
-)
+FINISHED = frozenset({ExecutionPhase.SUCCEEDED, ExecutionPhase.FAILED, ExecutionPhase.ERROR, ExecutionPhase.CANCELLED})
+"""Phases to which nothing more will happen; their texts are in it too."""
 _UNFINISHED_STEP = frozenset({StepPhase.PENDING, StepPhase.RUNNING, StepPhase.RETRYING})
 
 

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from penstock.api.deployment import DeploymentSpec
+from penstock.api.execution import FINISHED
 from penstock.engine.status import from_timestamp
 
 if TYPE_CHECKING:
     from penstock.api.base import PipelineRef
     from penstock.api.pipeline import PipelineSpec
     from penstock.step.values import JsonObject
-
-FINISHED = frozenset({"Succeeded", "Failed", "Error", "Cancelled"})
-"""Phases of executions to which nothing more will happen."""
 
 
 class Taken(Exception):  # noqa: N818 - a fact

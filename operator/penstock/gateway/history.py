@@ -166,5 +166,5 @@ def _asking() -> Iterator[None]:
         raise Problem(503, "Unavailable", f"the history cannot be used: {error}", {"Retry-After": "60"}) from None
     except BadQuery as error:
         if str(error).startswith("after:"):
-            raise Problem(400, "BadCursor", f"query.{error}") from None
+            raise live.bad_cursor(error) from None
         raise Problem(422, "Invalid", f"query: {error}") from None

@@ -5,9 +5,6 @@ Each page costs a list of all objects of the namespace, so there is a bound on h
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,13 +13,12 @@ from penstock.api.labels import CREATED_BY, DEPLOYMENT, TRIGGER
 from penstock.engine.status import from_timestamp
 from penstock.gateway.problems import Problem
 from penstock.step.values import JsonObject
-from penstock.storage.history.filters import Filter, LabelOp, LabelRule, Sort, SortKey
-from penstock.storage.history.records import Page
+from penstock.storage.history.cursors import cursor, read_cursor
+from penstock.storage.history.filters import BadQuery, Filter, LabelOp, LabelRule, Sort, SortKey
+from penstock.storage.history.records import NOT_YET, Page
 
 MAX_OBJECTS: Final = 10_000
 """Executions of a namespace that are looked through for one answer."""
-_NOT_YET: Final = 2**53 - 1
-"""A moment that has not come, in milliseconds."""
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -44,7 +40,7 @@ class Known:
     @property
     def duration(self) -> int:
         """How long it took."""
-        return _NOT_YET if _NOT_YET in {self.started, self.ended} else max(0, self.ended - self.started)
+        return NOT_YET if NOT_YET in {self.started, self.ended} else max(0, self.ended - self.started)
 
 
 def known(body: JsonObject) -> Known:
@@ -103,14 +99,14 @@ def page(found: Iterable[Known], wanted: Filter, sort: Sort, limit: int, after: 
         Problem: the cursor is none.
     """
     order = f"l.{sort.key.value}"
-    place = None if after is None else read_cursor(after, order, sort.descending, text=sort.key is SortKey.NAME)
+    last = None if after is None else place(after, order, sort.descending, text=sort.key is SortKey.NAME)
 
     def key(each: Known) -> tuple[Any, str]:
         return getattr(each, sort.key.value), each.uid
 
     mine = sorted((each for each in found if matches(each, wanted)), key=key, reverse=sort.descending)
-    if place is not None:
-        mine = [each for each in mine if (key(each) < place if sort.descending else key(each) > place)]
+    if last is not None:
+        mine = [each for each in mine if (key(each) < last if sort.descending else key(each) > last)]
     more = cursor(order, sort.descending, *key(mine[limit - 1])) if len(mine) > limit else None
     return Page([each.body for each in mine[:limit]], more)
 
@@ -141,48 +137,28 @@ def label_holds(labels: JsonObject, rule: LabelRule) -> bool:
 
 
 def _between(at: int, begin: float | None, end: float | None) -> bool:
-    if begin is not None and (at == _NOT_YET or at < round(begin * 1000)):
+    if begin is not None and (at == NOT_YET or at < round(begin * 1000)):
         return False
     return end is None or at < round(end * 1000)
 
 
 def _milliseconds(text: str | None) -> int:
-    return _NOT_YET if not text else round(from_timestamp(text) * 1000)
+    return NOT_YET if not text else round(from_timestamp(text) * 1000)
 
 
-# Cursors: the key of the last object that was shown, and the order that it is a key of
-
-
-def cursor(order: str, descending: bool, *key: object) -> str:
-    """The cursor after an object."""
-    text = json.dumps([order, descending, *key], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def read_cursor(given: str, order: str, descending: bool, *, text: bool) -> tuple[Any, str]:
-    """The key of a cursor.
-
-    Args:
-        given: what was given.
-        order: the order that is asked for.
-        descending: whether the greatest come first.
-        text: whether what is sorted by is text, else it is a number.
+def place(given: str, order: str, descending: bool, *, text: bool) -> tuple[Any, str]:
+    """The key of a cursor: what is sorted by, which is text or a whole number, and a text that tells equals apart.
 
     Raises:
         Problem: it is none, or that of another order.
     """
     try:
-        found = json.loads(base64.urlsafe_b64decode(given + "=" * (-len(given) % 4)))
-    except (ValueError, binascii.Error, RecursionError):
-        found = None
-    kinds = [str, bool, str if text else int, str]
-    if not isinstance(found, list) or [type(each) for each in found] != kinds:
-        raise bad_cursor("is no cursor that a page has given")
-    if found[:2] != [order, descending]:
-        raise bad_cursor("is a cursor of another order; ask for the first page of this one")
-    return found[2], found[3]
+        by, uid = read_cursor(given, order, descending, [str if text else int, str])
+    except BadQuery as error:
+        raise bad_cursor(error) from None
+    return by, uid
 
 
-def bad_cursor(what: str) -> Problem:
+def bad_cursor(error: BadQuery) -> Problem:
     """A cursor cannot be used."""
-    return Problem(400, "BadCursor", f"query.after: {what}")
+    return Problem(400, "BadCursor", f"query.{error}")

@@ -14,6 +14,7 @@ from penstock.gateway.answers import PRIVATE, Json
 from penstock.gateway.asking import ObjectQuery, ObjectsAsked, label_rules, only
 from penstock.gateway.executions import OBJECT, Namespace, Object, Objects, Who, paged
 from penstock.kube.resources import DEPLOYMENTS, PIPELINES, Resource
+from penstock.storage.history.cursors import cursor
 
 _ORDER = "o.name"
 Name = Annotated[str, Path(pattern=f"^{OBJECT}$", description="Its name.", examples=["iris"])]
@@ -37,7 +38,7 @@ def _add(api: FastAPI, cluster: Cluster, kind: Resource) -> None:
             lambda client, _: client.list(kind, namespace=namespace, labels=asked.labels or "", keep=live.shown),
         )
         rules = label_rules(asked.labels or "")
-        after = "" if asked.after is None else live.read_cursor(asked.after, _ORDER, False, text=True)[0]
+        after = "" if asked.after is None else live.place(asked.after, _ORDER, False, text=True)[0]
         bodies = sorted(
             (
                 body
@@ -50,9 +51,7 @@ def _add(api: FastAPI, cluster: Cluster, kind: Resource) -> None:
         )
         page = bodies[: asked.limit]
         last = page[-1]["metadata"] if len(bodies) > asked.limit else None
-        return paged(
-            request, page, None if last is None else live.cursor(_ORDER, False, last["name"], last.get("uid", ""))
-        )
+        return paged(request, page, None if last is None else cursor(_ORDER, False, last["name"], last.get("uid", "")))
 
     async def one(namespace: Namespace, name: Name, who: Who) -> Response:
         found = await cluster.acting(who, lambda client, _: client.get(kind, name, namespace))

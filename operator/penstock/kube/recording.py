@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from penstock.api.execution import FINISHED
 from penstock.controller.ports import Clock, Transient
 from penstock.controller.queue import DirtyQueue
 from penstock.kube.client import Client
@@ -25,7 +26,6 @@ from penstock.storage.history.filters import Filter
 from penstock.storage.history.history import History
 from penstock.storage.history.outbox import Lag, Recorder
 from penstock.storage.history.records import NotAnExecution
-from penstock.storage.history.rows import FINISHED
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from penstock.api.execution import FINISHED
 from penstock.step.values import JsonObject
 from penstock.storage.history.errors import BadHistory, HistoryUnavailable
 from penstock.storage.history.history import History
 from penstock.storage.history.records import NotAnExecution, Version
-from penstock.storage.history.rows import FINISHED
 
 log = logging.getLogger(__name__)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping, Sequence
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Final
 
 from sqlalchemy import Column, ColumnElement, Select, Table, and_, exists, false, func, or_, select, true, tuple_
 
+from penstock.storage.history.cursors import cursor, no_cursor, read_cursor
 from penstock.storage.history.filters import (
     AllOf,
     AnyOf,
@@ -28,8 +26,9 @@ from penstock.storage.history.filters import (
     StepSort,
     StepSortKey,
 )
+from penstock.storage.history.records import NOT_YET
 from penstock.storage.history.rows import milliseconds, seconds, storable
-from penstock.storage.history.schema import NOT_YET, executions, labels, metrics, steps
+from penstock.storage.history.schema import executions, labels, metrics, steps
 
 Condition = ColumnElement[bool]
 _Columns = Mapping[str, Column[Any]]
@@ -311,7 +310,7 @@ def _page(
     if limit < 1:
         raise BadQuery(f"limit: {limit}; the least is 1")
     if after is not None:
-        place = tuple_(*_read_cursor(after, order, descending, key))
+        place = tuple_(*_place(after, order, descending, key))
         mine = tuple_(*key)
         found = found.where(mine < place if descending else mine > place)
     if offset:
@@ -324,24 +323,14 @@ def _page(
 
 def cursor_of(row: Mapping[str, Any], names: Sequence[str], order: str, descending: bool) -> str:
     """The cursor after a row."""
-    text = json.dumps([order, descending, *(row[name] for name in names)], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return cursor(order, descending, *(row[name] for name in names))
 
 
-def _read_cursor(text: str, order: str, descending: bool, key: Sequence[Column[Any]]) -> list[Any]:
-    head: object = None
-    values: list[Any] = []
-    good = False
-    try:
-        found = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        head, values = found[:2], found[2:]
-        good = isinstance(found, list) and [type(each) for each in values] == [each.type.python_type for each in key]
-    except (ValueError, TypeError, KeyError, binascii.Error, UnicodeError, RecursionError):
-        good = False
-    if not good or any(abs(each) > NOT_YET if isinstance(each, int) else each != storable(each) for each in values):
-        raise BadQuery("after: is no cursor that a page has given")
-    if head != [order, descending]:
-        raise BadQuery("after: is a cursor of another order; ask for the first page of this one")
+def _place(after: str, order: str, descending: bool, key: Sequence[Column[Any]]) -> list[Any]:
+    """The key of a cursor, which is one that rows may have."""
+    values = read_cursor(after, order, descending, [each.type.python_type for each in key])
+    if any(abs(each) > NOT_YET if isinstance(each, int) else each != storable(each) for each in values):
+        raise no_cursor()
     return values
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from penstock.step.values import JsonObject
 
 _T = TypeVar("_T")
 
+NOT_YET: Final = 2**53 - 1
+"""A moment that has not come, or a duration that has not ended, where they are sorted by: in milliseconds."""
 PLAIN = -1
 """The item of a step that is no fan-out."""
 

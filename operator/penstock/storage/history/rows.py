@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid5
 
-from penstock.api.execution import ExecutionPhase, StepPhase
+from penstock.api.execution import FINISHED, ExecutionPhase, StepPhase
 from penstock.api.labels import CREATED_BY, DEPLOYMENT, TRIGGER
 from penstock.engine.status import to_timestamp
 from penstock.step.values import JsonObject
 from penstock.storage.history.records import (
+    NOT_YET,
     PLAIN,
     Attempt,
     Metric,
@@ -24,7 +25,6 @@ from penstock.storage.history.records import (
     RecordedStep,
     Version,
 )
-from penstock.storage.history.schema import NOT_YET
 
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _NO_DEPLOYMENT: Final = "run"
@@ -35,7 +35,6 @@ _LONGEST_KEY: Final = 320
 """Characters of text that an index holds: a label's key has at most so many, and PostgreSQL's pages are small."""
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
-FINISHED: Final = frozenset(phase.value for phase in ExecutionPhase if phase.finished)
 _FINISHED_STEP: Final = frozenset(phase.value for phase in StepPhase if phase.finished)
 _MOMENTS: Final = ("startedAt", "finishedAt", "suspendedAt", "finallyAt", "queuedAt", "attemptAt", "lastTransitionTime")
 

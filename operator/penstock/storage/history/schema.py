@@ -8,8 +8,6 @@ JSON has. Labels, which are looked into, are `JSONB` and have a table of their o
 
 from __future__ import annotations
 
-from typing import Final
-
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -26,9 +24,6 @@ from sqlalchemy import (
     Text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-
-NOT_YET: Final = 2**53 - 1
-"""A moment that has not come, or a duration that has not ended."""
 
 metadata = MetaData(naming_convention={"ix": "%(table_name)s_%(column_0_N_name)s", "pk": "%(table_name)s_pkey"})
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from history_bodies import NOON, a_step, an_execution, uid
 from penstock.storage.history import rows
-from penstock.storage.history.records import NotAnExecution, Version
-from penstock.storage.history.schema import NOT_YET
+from penstock.storage.history.records import NOT_YET, NotAnExecution, Version
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
